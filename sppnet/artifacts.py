@@ -1,0 +1,131 @@
+"""The one writer of files, and the keys that name content.
+
+Every artifact (checkpoint, metrics, marker, table) is written to a temporary file in its own
+directory, flushed, synchronised, and only then given its name: a reader never sees a part of it,
+whenever the writer is killed.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sppnet.errors import ArtifactError, ResourceError
+
+_TEMPORARY_SUFFIX = ".tmp"
+_STALE_SECONDS = 24 * 3600
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Give `path` the bytes that `write` puts into a stream, all of them or none.
+
+    Args:
+        path: Final name; its directory is created when missing.
+        write: Called once with a binary stream open for writing.
+
+    Raises:
+        ResourceError: The disk is full or the directory cannot be written; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # "x": never follow or reuse a file somebody else left under this name.
+        with temporary.open("xb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _explain(error, path) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically write `text` as UTF-8."""
+    write_atomic(path, lambda stream: stream.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically write `value` as JSON, indented, one trailing newline."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one of our own JSON files.
+
+    Raises:
+        ArtifactError: The file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file; run the command that makes it again") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not readable as JSON ({error}); remove it and run again") from error
+
+
+def content_key(value: Any) -> str:
+    """Hexadecimal SHA-256 of a plain value (mappings in any order, lists, strings, numbers)."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_marker(path: Path, files: Mapping[str, Path]) -> None:
+    """Write a completion marker that vouches for `files` (name -> path) by size and digest."""
+    entries = {
+        name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()
+    }
+    write_json(path, {"files": entries})
+
+
+def remove_stale_temporaries(directory: Path) -> None:
+    """Remove what killed writers left in `directory` a day ago or earlier."""
+    for leftover in directory.glob(f".*{_TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                leftover.unlink()
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in `directory` survive a power cut, where the platform can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _explain(error: OSError, path: Path) -> ResourceError:
+    """Turn a failed write into one line that names the path and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(_existing(path)).free
+        return ResourceError(
+            f"{path}: the disk is full or the file too large ({free / 1e9:.2f} GB free); "
+            f"free some space and run the same command again, it goes on where it stopped"
+        )
+    return ResourceError(f"{path}: cannot write ({error.strerror or error}); choose another paths.runs")
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest ancestor of `path` that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
