@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +33,29 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Raises:
         ResourceError: The disk is full or the directory cannot be written; `path` is as it was.
     """
+    with _temporary_beside(path, write) as temporary:
+        temporary.replace(path)
+
+
+def write_named_by_digest(directory: Path, stem: str, suffix: str, write: Callable[[BinaryIO], Any]) -> Path:
+    """Atomically write `directory/stem-<16 hex of the content's SHA-256><suffix>`; return its path.
+
+    The name vouches for the content: `digest_matches` finds every damaged copy.
+    """
+    with _temporary_beside(directory / f"{stem}{suffix}", write) as temporary:
+        path = directory / f"{stem}-{file_digest(temporary)[:16]}{suffix}"
+        temporary.replace(path)
+    return path
+
+
+def digest_matches(path: Path) -> bool:
+    """Whether a file written by `write_named_by_digest` still has the content its name states."""
+    return file_digest(path)[:16] == path.stem.rpartition("-")[2]
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
+    """Write and synchronise a temporary file in `path`'s directory; the caller gives it its name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +64,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        yield temporary
         _sync_directory(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):

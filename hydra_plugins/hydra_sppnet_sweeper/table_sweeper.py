@@ -1,0 +1,199 @@
+"""The table sweeper: run the cells of a table that are not done, then print the table from disk.
+
+What Hydra's own sweeper does not do: it checks every cell before the first one starts, skips what is
+complete, says at once what failed and goes on, and ends with the table and an exit code.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from sppnet.artifacts import content_key, write_json
+from sppnet.cli import plan
+from sppnet.cli.provenance import command_line, commit
+from sppnet.cli.validate import validate
+from sppnet.errors import PartialSweepError, SppnetError
+from sppnet.run.directory import RunDirectory, identity
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TableSweeperConf:
+    """No options: a table's axes stand in `table.axes`."""
+
+    _target_: str = "hydra_plugins.hydra_sppnet_sweeper.TableSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="table", node=TableSweeperConf, provider="sppnet")
+
+
+@dataclass
+class Job:
+    """A cell with its directory and the overrides Hydra starts it with."""
+
+    cell: plan.Cell
+    directory: RunDirectory
+    overrides: list[str]
+    label: str
+
+
+class TableSweeper(Sweeper):
+    """Runs what is missing of one table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context: HydraContext
+        self.config: DictConfig
+        self.launcher: Launcher
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `sweep`."""
+        self.context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the cells that the arguments and the experiment's axes make, but for those that are done.
+
+        Raises:
+            ConfigError: A cell could not run; nothing has been started or written.
+            PartialSweepError: Some cells failed; the table has been printed all the same.
+            Exception: The only cell failed, with this error.
+        """
+        base = _resolved(self.config)
+        layout = plan.lay_out(base["table"], arguments)
+        group = self._group(layout)
+        jobs = [self._job(cell, base, group) for cell in plan.cells(layout, default_seed=base["seed"])]
+        table_dir = Path(base["paths"]["runs"]) / base["table"]["name"]
+        write_json(table_dir / f"table-{group}.json", _table_file(base, layout, group, jobs))
+        pending = [job for job in jobs if not job.directory.is_complete]
+        if len(pending) < len(jobs):
+            print(f"{len(jobs) - len(pending)} of {len(jobs)} cells are complete, {len(pending)} to run", flush=True)
+        errors = self._run(pending, total=len(jobs))
+        _print_table(table_dir, group)
+        if errors and len(jobs) == 1:
+            raise errors[0]
+        if errors:
+            raise PartialSweepError(
+                f"{len(errors)} of {len(jobs)} cells failed (tracebacks in their run.log); "
+                f"the same command runs them again"
+            )
+
+    def _group(self, layout: plan.Layout) -> str:
+        """Name what all cells share: the configuration without axes and seed."""
+        shared = _resolved(self._compose(layout.fixed))
+        return content_key({key: value for key, value in identity(shared).items() if key != "seed"})[:8]
+
+    def _job(self, cell: plan.Cell, base: dict[str, Any], group: str) -> Job:
+        config = _resolved(self._compose(cell.overrides))
+        validate(config)
+        directory = plan.run_directory(config, cell)
+        labels = base["table"]["labels"]
+        names = [labels.get(name, name) for name in (cell.row, cell.column) if name != plan.ONLY_COLUMN]
+        label = " · ".join(names)
+        place = {"row": cell.row, "column": cell.column, "group": group, "label": label}
+        overrides = [
+            *cell.overrides,
+            *(f"cell.{key}={_quoted(value)}" for key, value in place.items()),
+            f"hydra.sweep.subdir={_quoted(directory.path.name)}",
+        ]
+        return Job(cell, directory, overrides, label)
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        config: DictConfig = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        return config
+
+    def _run(self, pending: Sequence[Job], *, total: int) -> list[BaseException]:
+        """Launch the pending cells; one by one where the launcher runs here, together on a cluster."""
+        local = type(self.launcher).__name__ == "BasicLauncher"
+        batches = [[job] for job in pending] if local else [list(pending)] if pending else []
+        first = total - len(pending)
+        began = time.monotonic()
+        done, errors = 0, []
+        for batch in batches:
+            places = [f"cell.position={first + done + at + 1}" for at in range(len(batch))]
+            overrides = [
+                [*job.overrides, place, f"cell.total={total}"] for job, place in zip(batch, places, strict=True)
+            ]
+            returns = self.launcher.launch(overrides, initial_job_idx=done)
+            done += len(batch)
+            left = (time.monotonic() - began) / done * (len(pending) - done)
+            for job, result in zip(batch, returns, strict=True):
+                error = _error_of(result)
+                errors += [error] if error is not None else []
+                _report_cell(job, error, place=f"{first + done}/{total}", seconds_left=left)
+        return errors
+
+
+def _error_of(result: JobReturn) -> BaseException | None:
+    """What a job raised; Hydra's own property would raise it here."""
+    if result.status is JobStatus.COMPLETED:
+        return None
+    error = result._return_value
+    return error if isinstance(error, BaseException) else SppnetError(str(error))
+
+
+def _report_cell(job: Job, error: BaseException | None, *, place: str, seconds_left: float) -> None:
+    left = f"; about {seconds_left / 60:.0f} min left" if seconds_left > 60 else ""
+    if error is None:
+        print(f"[{place}] done {job.label}, seed {job.cell.seed}{left}", flush=True)
+    else:
+        first_line = (str(error).splitlines() or [""])[0]
+        log_file = job.directory.path / "run.log"
+        print(f"[{place}] FAILED {job.label}: {type(error).__name__}: {first_line} (see {log_file}){left}", flush=True)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    container = OmegaConf.to_container(plain, resolve=True, enum_to_str=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _table_file(base: dict[str, Any], layout: plan.Layout, group: str, jobs: Sequence[Job]) -> dict[str, Any]:
+    """What `sppnet report` needs to know of a table beside its runs."""
+    table = base["table"]
+    labels = table["labels"]
+    return {
+        "format": 1,
+        "table": table["name"],
+        "title": table["title"],
+        "group": group,
+        "preset": base["preset"],
+        "reduced": base["reduced"],
+        "data": base["data"]["label"],
+        "command": command_line(),
+        "commit": commit(),
+        "rows": [{"id": row, "label": labels.get(row, row)} for row in plan.row_ids(layout)],
+        "columns": [{"id": column, "label": labels.get(column, column)} for column in plan.column_ids(layout)],
+        "seeds": sorted({job.cell.seed for job in jobs}),
+        "metrics": table["metrics"],
+        "paper": table["paper"],
+        "claims": table["claims"],
+    }
+
+
+def _quoted(text: str) -> str:
+    """A string as Hydra's override grammar takes it, whatever is in it."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _print_table(table_dir: Path, group: str) -> None:
+    from sppnet.tables import print_table, read_table
+
+    print_table(read_table(table_dir, group))

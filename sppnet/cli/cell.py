@@ -1,0 +1,118 @@
+"""One cell: put its parts together, train, test, and leave a complete run directory."""
+
+import logging
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from sppnet.errors import ResourceError
+from sppnet.run.directory import RunDirectory, identity_key
+from sppnet.run.interrupts import Interrupted, Interruption
+
+log = logging.getLogger(__name__)
+
+
+def run_cell(config: DictConfig) -> None:
+    """Run the cell whose directory Hydra has chosen; called by Hydra's launcher.
+
+    Raises:
+        SppnetError: What a user can mend; the status file and run.log say it too.
+        Interrupted: A signal asked to stop; the same command goes on from the checkpoint.
+    """
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items()}
+    directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
+    with directory.hold(settings) as ours:
+        if not ours:
+            log.info("%s: another process runs this cell; left to it", directory.path)
+        elif not directory.is_complete:
+            _run_held(config, settings, directory)
+
+
+def _run_held(config: DictConfig, settings: Mapping[str, Any], directory: RunDirectory) -> None:
+    cell = {**{key: settings["cell"][key] for key in ("group", "row", "column")}, "seed": settings["seed"]}
+    started = time.time()
+    interruption = Interruption()
+    directory.write_status("running", cell=cell, started=started, error=None)
+    try:
+        with _log_to(directory.path / "run.log"), interruption.listen():
+            metrics = _fit_and_test(config, settings, directory, interruption)
+            directory.write_complete(metrics, files=("model.safetensors",))
+    except Interrupted:
+        directory.write_status("interrupted", cell=cell, started=started, error=None)
+        raise
+    except Exception as error:
+        line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        directory.write_status("failed", cell=cell, started=started, error=line)
+        if isinstance(error, MemoryError):
+            raise ResourceError(f"out of memory ({line}); lower training.batch_size") from error
+        raise
+    directory.write_status("complete", cell=cell, started=started, error=None)
+    for checkpoint in directory.path.glob("checkpoint-*.ckpt"):
+        checkpoint.unlink()  # model.safetensors has the weights; the optimiser's state has served
+
+
+def _fit_and_test(
+    config: DictConfig, settings: Mapping[str, Any], directory: RunDirectory, interruption: Interruption
+) -> dict[str, float]:
+    """Train from the newest checkpoint, if there is one, test, and return the metrics as fractions."""
+    from hydra.utils import instantiate
+    from pytorch_lightning import seed_everything
+
+    from sppnet.cli.parts import build_trainer, loggers
+    from sppnet.models.weights import save_weights
+    from sppnet.run.checkpoints import newest_checkpoint
+
+    checkpoint = newest_checkpoint(directory.path)
+    seed_everything(settings["seed"], verbose=False)
+    data = instantiate(config.data)
+    data.prepare_data()
+    data.setup("fit")
+    net = instantiate(config.net, num_classes=data.num_classes)
+    if net.input_norm.needs_mean_image and checkpoint is None:
+        net.input_norm.set_mean_image(data.mean_image(settings["image"]["size"]))
+    task = instantiate(config.task, net=net)
+    with loggers(config, directory.path, run_id=identity_key(settings)) as active:
+        trainer = build_trainer(settings, directory.path, interruption, active)
+        if checkpoint is not None:
+            log.info("going on from %s", checkpoint.name)
+        began = time.perf_counter()
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        train_seconds = time.perf_counter() - began
+        began = time.perf_counter()
+        tested = trainer.test(task, datamodule=data, verbose=False)[0]
+        save_weights(net, directory.path / "model.safetensors")
+    return {
+        **{key: float(value) for key, value in tested.items()},
+        "test/num_images": len(data.test_set.paths),
+        "test/seconds": round(time.perf_counter() - began, 3),
+        "train/num_images": len(data.train_set.paths),
+        "train/steps": trainer.global_step,
+        "train/seconds": round(train_seconds, 3),
+        "num_parameters": sum(parameter.numel() for parameter in net.parameters()),
+    }
+
+
+@contextmanager
+def _log_to(file: Path) -> Iterator[None]:
+    """Send the log to the run's own file as well, with the traceback when the block raises."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        # To the file only: the terminal gets one line, from the sweep.
+        handler.emit(log.makeRecord(log.name, logging.ERROR, __file__, 0, traceback.format_exc(), (), None))
+        raise
+    finally:
+        root.removeHandler(handler)
+        handler.close()

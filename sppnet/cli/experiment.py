@@ -1,0 +1,116 @@
+"""Everything that is not a verb is a Hydra command line: compose, sweep, and explain what went wrong."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sppnet.cli.main import conf_dir
+from sppnet.cli.schema import register_schema
+from sppnet.errors import ConfigError
+
+
+class UserConf(SearchPathPlugin):
+    """Adds the user's own configuration folders behind ours: $SPPNET_CONF and ~/.config/sppnet."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra when it starts."""
+        for folder in (os.environ.get("SPPNET_CONF"), "~/.config/sppnet"):
+            if folder and Path(folder).expanduser().is_dir():
+                search_path.append("sppnet-user", f"file://{Path(folder).expanduser().absolute()}")
+
+
+def run_experiment(arguments: Sequence[str]) -> None:
+    """Run a Hydra command line.
+
+    Raises:
+        ConfigError: An unknown key, option or value, a wrong type, or a contradiction.
+        SppnetError: What the cells raised.
+        Interrupted: The user or the system asked to stop.
+    """
+    register_schema()
+    Plugins.instance().register(UserConf)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
+    sys.argv = ["sppnet", *arguments]
+    try:
+        _application()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _run_cell(config: DictConfig) -> None:
+    from sppnet.cli.cell import run_cell
+
+    run_cell(config)
+
+
+_application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run_cell)
+
+
+def explain(error: BaseException) -> str:
+    """Say in one line what is wrong with a configuration and what was probably meant."""
+    text = _text(error)
+    if match := re.search(r"Could not (?:find|override) '([^']+)'", text):
+        return _unknown_option(match[1], text)
+    if match := re.search(r"[Kk]ey '([^']+)' (?:is )?not in '?(\w+)'?", text):
+        return f"{match[1]}: no such key{_did_you_mean(match[1], known_keys())}; sppnet --cfg job shows all keys"
+    if match := re.search(r"full_key: (\S+)", text):
+        return f"{match[1]}: {text.splitlines()[0]}"
+    return " ".join(text.split())
+
+
+def known_keys() -> list[str]:
+    """Every key of the default configuration and every group, for suggestions."""
+    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    keys: list[str] = []
+    for file in conf_dir().rglob("*.yaml"):
+        loaded = OmegaConf.load(file)
+        packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
+        keys += _paths(loaded, "" if packaged else f"{file.parent.name}.")
+    return sorted({*groups, *keys})
+
+
+def _paths(node: object, prefix: str) -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for key in node:
+            yield f"{prefix}{key}"
+            yield from _paths(node._get_node(key), f"{prefix}{key}.")
+
+
+def _unknown_option(name: str, text: str) -> str:
+    group, _, choice = name.rpartition("/")
+    options = re.findall(r"^\s+(\S+)$", text.partition("Available options")[2], flags=re.MULTILINE)
+    if options:
+        return f"{group}={choice}: no such {group}{_did_you_mean(choice, options)}; there are {', '.join(options)}"
+    return f"{name}: no such group or key{_did_you_mean(name, known_keys())}; sppnet --help lists the groups"
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    by_leaf = {key.rpartition(".")[2]: key for key in known}
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:
+        leaves = difflib.get_close_matches(word.rpartition(".")[2], list(by_leaf), n=1, cutoff=0.6)
+        close = [by_leaf[leaf] for leaf in leaves]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _text(error: BaseException) -> str:
+    """An error's message with those of its causes, innermost first."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.insert(0, str(cause))
+        cause = cause.__cause__ or cause.__context__
+    return "\n".join(text for text in texts if text)
+
+

@@ -1,0 +1,98 @@
+"""The entry point: verbs first, then Hydra; every error becomes one line and an exit code."""
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from sppnet.errors import SppnetError
+from sppnet.run.interrupts import Interrupted
+
+VERBS: Final = {
+    "report": "print a table: ours, the paper's, the difference, and its claims checked",
+    "status": "say how far the runs of a table are",
+    "data": "make, check or describe a data set (data verify, data make)",
+    "bench": "time our kernels against their peers, side by side",
+}
+
+HELP: Final = """sppnet: the SPP-net paper (He et al., TPAMI 2015), every table from one command
+
+run     sppnet experiment=table2 preset=mini                      a table, small, on generated images
+        sppnet experiment=table2 preset=mini data=caltech101 data.root=DIR
+        sppnet experiment=table2 preset=mini seed=0,1,2           mean and standard deviation over seeds
+        sppnet experiment=table2 data=imagenet data.root=DIR      the paper's scale
+        sppnet backbone=zf5,overfeat5 pyramid=none,bins50 preset=mini    a sweep of your own
+        The same command again goes on where it stopped and skips what is done.
+
+look    {verbs}
+
+set     GROUP=NAME or KEY=VALUE; sppnet --cfg job shows all keys, sppnet --info searchpath where they come from
+        {groups}
+        your own files: --config-dir DIR or $SPPNET_CONF
+
+exit    0 done, 1 other error, 2 configuration, 3 data, 4 damaged file of ours, 5 non-finite loss,
+        6 disk or memory, 7 some cells of a sweep failed, 130 Ctrl-C, 143 SIGTERM
+"""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code, with errors told in one line on stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if not arguments or arguments[0] in ("--help", "-h", "help"):
+            print(_help())
+            return 0
+        if arguments[0] == "--version":
+            from importlib.metadata import version
+
+            print(f"sppnet {version('sppnet')}")
+            return 0
+        if arguments[0] in VERBS:
+            verb = importlib.import_module(f"sppnet.cli.{arguments[0]}")
+            return int(verb.main(arguments[1:]))
+        from sppnet.cli.experiment import run_experiment
+
+        run_experiment(arguments)
+    except SppnetError as error:
+        print(f"sppnet: {error}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, Interrupted) as stop:
+        print("sppnet: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return stop.exit_code if isinstance(stop, Interrupted) else 130
+    except BrokenPipeError:  # sppnet report | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        traceback.print_exc()
+        print(f"sppnet: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def _help() -> str:
+    groups = []
+    for folder in sorted(path for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"):
+        names = " ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        groups.append(f"{folder.name}: {names}")
+    verbs = "\n        ".join(f"sppnet {verb:8} {text}" for verb, text in VERBS.items())
+    return HELP.format(verbs=verbs, groups="\n        ".join(groups))
+
+
+if __name__ == "__main__":
+    main()

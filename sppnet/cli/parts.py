@@ -1,0 +1,113 @@
+"""The trainer with its guards, and the dashboards, from a configuration."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from sppnet.run.allocator import keep_freed_memory
+from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
+from sppnet.run.guards import StepSeed
+from sppnet.run.interrupts import Interruption
+from sppnet.run.metrics_file import MetricsFile
+from sppnet.run.progress import CellProgress
+
+log = logging.getLogger(__name__)
+
+
+def build_trainer(
+    settings: Mapping[str, Any], directory: Path, interruption: Interruption, active: list[Logger]
+) -> Trainer:
+    """Lightning's trainer with one way to save, to seed, to report and to stop."""
+    trainer, cell = settings["trainer"], settings["cell"]
+    if trainer["keep_memory"]:
+        keep_freed_memory()
+    if trainer["threads"] is not None:
+        torch.set_num_threads(trainer["threads"])
+    _quieten()
+    callbacks = [
+        StepSeed(seed=settings["seed"]),
+        MetricsFile(directory=directory, every_steps=trainer["every_steps"]),
+        RunCheckpoint(directory=directory, minutes=trainer["checkpoint_minutes"], interruption=interruption),
+    ]
+    if settings["progress"]:
+        callbacks.append(CellProgress(label=cell["label"] or "run", position=cell["position"], total=cell["total"]))
+    return Trainer(
+        accelerator=trainer["accelerator"],
+        devices=trainer["devices"],
+        precision=trainer["precision"],
+        max_epochs=settings["training"]["epochs"],
+        default_root_dir=directory,
+        callbacks=callbacks,
+        plugins=[DigestCheckpointIO()],
+        logger=active or False,
+        log_every_n_steps=trainer["every_steps"],
+        enable_checkpointing=False,  # Lightning's own: ours is RunCheckpoint
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the sampler knows its rank
+    )
+
+
+@contextmanager
+def loggers(config: DictConfig, directory: Path, *, run_id: str) -> Iterator[list[Logger]]:
+    """The dashboard of a run, finished whatever happens; one that cannot start is left out.
+
+    Args:
+        config: `logger` names the class, or is empty.
+        directory: The run's directory: dashboards keep their files there.
+        run_id: Stable over resumes.
+    """
+    chosen = config.logger
+    if not chosen:
+        yield []
+        return
+    try:
+        active = _start(config, directory, run_id)
+    except ImportError as error:
+        log.warning("dashboard left out: %s", error)
+        yield []
+        return
+    try:
+        yield [active]
+    finally:
+        active.finalize("finished")
+        if isinstance(active, WandbLogger):
+            import wandb
+
+            wandb.finish()  # otherwise the next run of this process would go on in this one
+
+
+def _start(config: DictConfig, directory: Path, run_id: str) -> Logger:
+    if config.logger["_target_"].endswith("WandbLogger"):
+        import os
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        name = config.cell.label or directory.name
+        logger: Logger = instantiate(config.logger, save_dir=str(directory), id=run_id, name=name)
+    else:
+        logger = instantiate(config.logger, save_dir=str(directory))
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    logger.log_hyperparams(plain)  # type: ignore[arg-type]
+    return logger
+
+
+def _quieten() -> None:
+    """Silence what Lightning says in every run and nobody can act on."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
+    # Our data is read in the training process on purpose when it fits into memory.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Ours writes checkpoints of its own into this directory.
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
+    # Raised inside Lightning 2.6 by torch 2.15's pytree.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

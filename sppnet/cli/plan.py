@@ -1,0 +1,105 @@
+"""From a table's axes and a command line to its cells: what each is called and whether it is done.
+
+Pure functions over configurations: no torch, no files but those that say what is done.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from sppnet.errors import ConfigError
+from sppnet.run.directory import RunDirectory, identity_key, slug
+
+SEED_AXIS = "seed"
+ONLY_COLUMN = "result"
+
+
+class Layout(NamedTuple):
+    """Which axes there are and how they make rows and columns."""
+
+    axes: dict[str, list[str]]  # axis -> the values of this sweep
+    shown: dict[str, list[str]]  # axis -> all values the table has, of the experiment and of this sweep
+    fixed: list[str]  # overrides that are alike for all cells
+    columns: str | None
+    rows: list[str]
+
+
+class Cell(NamedTuple):
+    """One run to be."""
+
+    overrides: list[str]
+    row: str
+    column: str
+    seed: int
+
+
+def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
+    """Merge an experiment's axes with the command line's.
+
+    `backbone=zf5` narrows an axis of the experiment, `backbone=zf5,overfeat7` replaces its values,
+    `data.train_per_class=5,10` adds an axis; everything else holds for all cells.
+
+    Raises:
+        ConfigError: The table names an axis for its rows or columns that it does not have.
+    """
+    axes = {name: [str(value) for value in values] for name, values in table["axes"].items()}
+    shown = {name: list(values) for name, values in axes.items()}
+    fixed = []
+    for override in OverridesParser.create().parse_overrides(list(arguments)):
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            if not override.is_discrete_sweep():
+                raise ConfigError(f"{override.input_line}: only lists of values can be swept, e.g. seed=0,1,2")
+            axes[key] = list(override.sweep_string_iterator())
+        elif key in axes:
+            axes[key] = [override.get_value_element_as_str()]
+        else:
+            fixed.append(override.input_line)
+            continue
+        shown[key] = list(dict.fromkeys([*shown.get(key, []), *axes[key]]))
+    for part in ("rows", "columns"):
+        if table[part] is not None and table[part] not in axes:
+            raise ConfigError(f"table.{part}={table[part]}: not an axis of this sweep ({', '.join(axes) or 'none'})")
+    free = [name for name in axes if name != SEED_AXIS]
+    columns = table["columns"] or (free[-1] if len(free) > 1 else None)
+    return Layout(axes, shown, fixed, columns, [name for name in free if name != columns])
+
+
+def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
+    """All cells of a sweep, rows outermost, seeds innermost."""
+    names = sorted(layout.axes, key=lambda name: (name == SEED_AXIS, list(layout.axes).index(name)))
+    made = []
+    for values in itertools.product(*(layout.axes[name] for name in names)):
+        choice = dict(zip(names, values, strict=True))
+        made.append(
+            Cell(
+                overrides=[*layout.fixed, *(f"{name}={value}" for name, value in choice.items())],
+                row=_row_id([choice[name] for name in layout.rows]),
+                column=choice[layout.columns] if layout.columns else ONLY_COLUMN,
+                seed=int(choice.get(SEED_AXIS, default_seed)),
+            )
+        )
+    return made
+
+
+def row_ids(layout: Layout) -> list[str]:
+    """Every row of the table, whether this sweep runs it or not."""
+    return [_row_id(values) for values in itertools.product(*(layout.shown[name] for name in layout.rows))]
+
+
+def column_ids(layout: Layout) -> list[str]:
+    """Every column of the table."""
+    return layout.shown[layout.columns] if layout.columns else [ONLY_COLUMN]
+
+
+def run_directory(config: Mapping[str, Any], cell: Cell) -> RunDirectory:
+    """Where a cell with this resolved configuration runs: a readable name and its identity."""
+    name = f"{slug(f'{cell.row}-{cell.column}')}-seed{cell.seed}-{identity_key(config)}"
+    return RunDirectory(Path(config["paths"]["runs"]) / config["table"]["name"] / name)
+
+
+def _row_id(values: Sequence[str]) -> str:
+    return ", ".join(values) or "run"

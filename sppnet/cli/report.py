@@ -1,0 +1,138 @@
+"""`sppnet report`: tables from disk, ours beside the paper's."""
+
+import argparse
+import json
+import os
+import platform
+import socket
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from sppnet.artifacts import write_text
+from sppnet.errors import ConfigError
+from sppnet.tables import (
+    Table,
+    print_table,
+    publish,
+    read_table,
+    table_directories,
+    to_csv,
+    to_json,
+    to_latex,
+    to_markdown,
+)
+
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb.
+
+    Args:
+        argv: Words after `sppnet report`.
+
+    Returns:
+        0.
+
+    Raises:
+        SppnetError: No such table, a damaged one, or nowhere to write.
+    """
+    arguments = _parser().parse_args(argv)
+    directories = table_directories(arguments.directory)
+    if len(directories) > 1 and (arguments.group or arguments.publish or arguments.format == "csv"):
+        names = ", ".join(str(directory) for directory in directories)
+        raise ConfigError(f"--group, --publish and --format csv are for one table; name one of {names}")
+    tables = [read_table(directory, arguments.group) for directory in directories]
+    if arguments.publish:
+        for file in _publish(tables[0], directories[0], arguments.publish):
+            print(file)
+    elif arguments.format == "terminal" and arguments.out is None:
+        for position, table in enumerate(tables):
+            print("\n" if position else "", end="")
+            print_table(table)
+    else:
+        text = _text(tables, arguments.format, is_list=directories != [arguments.directory])
+        _write(text, arguments.out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sppnet report", description="Print tables from disk, ours beside the paper's."
+    )
+    parser.add_argument(
+        "directory",
+        metavar="RUNS_DIR",
+        nargs="?",
+        type=Path,
+        default=Path("runs"),
+        help="a table's directory such as runs/table2, or a directory of them (default: runs, newest first)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["terminal", "md", "csv", "json", "tex"],
+        default="terminal",
+        help="json of a directory of tables is a list",
+    )
+    parser.add_argument("--group", help="base configuration, 8 hex digits (default: the one written last)")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--out", type=Path, metavar="FILE", help="write to a file")
+    target.add_argument(
+        "--publish", metavar="NAME", help="write published/NAME.md and .json beside the table's directory"
+    )
+    return parser
+
+
+def _text(tables: Sequence[Table], form: str, *, is_list: bool) -> str:
+    """Print tables in one form; JSON as a list where there could be several."""
+    from sppnet.tables.terminal import to_terminal
+
+    if form == "json":
+        values = [to_json(table) for table in tables]
+        return json.dumps(values if is_list else values[0], indent=1, allow_nan=False) + "\n"
+    forms: dict[str, Callable[[Table], str]] = {
+        "terminal": lambda table: to_terminal(table, width=80, is_coloured=False),
+        "md": to_markdown,
+        "csv": to_csv,
+        "tex": to_latex,
+    }
+    return "\n".join(forms[form](table) for table in tables)
+
+
+def _write(text: str, file: Path | None) -> None:
+    if file is None:
+        print(text, end="")
+    else:
+        write_text(file, text)
+
+
+def _publish(table: Table, directory: Path, name: str) -> tuple[Path, Path]:
+    """Publish a table beside its directory: runs/table2 -> runs/published."""
+    home = directory.parent if directory.is_file() else directory
+    # "." has no parent of its own.
+    home = home if home.name else home.resolve()
+    return publish(table, home.parent / "published", name=name, environment=_environment(table))
+
+
+def _environment(table: Table) -> dict[str, str]:
+    """Describe this installation and machine in words, without names or addresses."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    # What is described is the machine of this command; the runs may have been elsewhere.
+    elsewhere = any(run.host not in (None, socket.gethostname()) for run in table.runs)
+    machine = f"{_processor()}, {os.cpu_count()} cores"
+    return {**versions, "machine": machine + (" (some runs were made on another)" if elsewhere else "")}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

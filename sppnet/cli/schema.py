@@ -1,0 +1,128 @@
+"""Types of the configuration; its values stand in conf/.
+
+A key that is not here, in conf/ or in a part's own file is a typo and stops the command.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class ImageConf:
+    """Sides in pixels."""
+
+    short_side: int = MISSING
+    size: int = MISSING
+    small_size: int = MISSING
+
+
+@dataclass
+class HeadConf:
+    """The fc layers."""
+
+    width: int = MISSING
+    dropout: float = MISSING
+
+
+@dataclass
+class TrainingConf:
+    """Momentum SGD."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    learning_rate: float = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+    bias_rate: float = MISSING
+
+
+@dataclass
+class DataLoadingConf:
+    """Speed and safety of reading; never the result."""
+
+    workers: int = MISSING
+    cache_gb: float = MISSING
+    max_pixels: int = MISSING
+
+
+@dataclass
+class TrainerConf:
+    """Where and how training runs."""
+
+    accelerator: str = MISSING
+    devices: int = MISSING
+    precision: str = MISSING
+    threads: int | None = None
+    keep_memory: bool = MISSING
+    checkpoint_minutes: float = MISSING
+    every_steps: int = MISSING
+
+
+@dataclass
+class PathsConf:
+    """Where things are written."""
+
+    runs: str = MISSING
+
+
+@dataclass
+class CellConf:
+    """A run's place in its table; filled in by the sweep."""
+
+    row: str = ""
+    column: str = ""
+    group: str = ""
+    label: str = ""
+    position: int = 1
+    total: int = 1
+
+
+@dataclass
+class TableConf:
+    """A table's axes, layout, the paper's numbers and its claims."""
+
+    name: str = MISSING
+    title: str = MISSING
+    axes: dict[str, Any] = field(default_factory=dict)
+    rows: str | None = None
+    columns: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    metrics: list[Any] = field(default_factory=list)
+    paper: dict[str, Any] = field(default_factory=dict)
+    claims: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Conf:
+    """The root of every configuration. `Any` marks a part that names its own class with `_target_`."""
+
+    seed: int = MISSING
+    preset: str = MISSING
+    reduced: list[str] = field(default_factory=list)
+    width: float = MISSING
+    progress: bool = True
+    image: ImageConf = field(default_factory=ImageConf)
+    head: HeadConf = field(default_factory=HeadConf)
+    training: TrainingConf = field(default_factory=TrainingConf)
+    data_loading: DataLoadingConf = field(default_factory=DataLoadingConf)
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    paths: PathsConf = field(default_factory=PathsConf)
+    cell: CellConf = field(default_factory=CellConf)
+    table: TableConf = field(default_factory=TableConf)
+    backbone: Any = MISSING
+    pyramid: Any = MISSING
+    train_sizes: Any = MISSING
+    view: Any = MISSING
+    data: Any = MISSING
+    init: Any = MISSING
+    schedule: Any = MISSING
+    task: Any = MISSING
+    logger: Any = MISSING
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra, first in config.yaml's defaults."""
+    ConfigStore.instance().store(name="schema", node=Conf)

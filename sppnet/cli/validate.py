@@ -1,0 +1,112 @@
+"""Checks of a resolved configuration before anything is written: ranges, contradictions, paths."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sppnet.errors import ConfigError, DataError
+
+
+class Rule(NamedTuple):
+    """What a key's value must be."""
+
+    key: str
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def _at_least(bound: float) -> Callable[[Any], bool]:
+    return lambda value: bool(value >= bound)
+
+
+RULES = (
+    Rule("seed", _at_least(0), "0 or more"),
+    Rule("width", lambda value: 0 < value <= 16, "above 0 and at most 16"),
+    Rule("image.short_side", _at_least(1), "1 pixel or more"),
+    Rule("image.size", _at_least(1), "1 pixel or more"),
+    Rule("image.small_size", _at_least(1), "1 pixel or more"),
+    Rule("head.width", _at_least(1), "1 or more"),
+    Rule("head.dropout", lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    Rule("training.epochs", _at_least(1), "1 or more"),
+    Rule("training.batch_size", _at_least(1), "1 or more"),
+    Rule("training.learning_rate", lambda value: 0 < value < float("inf"), "a positive number"),
+    Rule("training.momentum", lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    Rule("training.weight_decay", _at_least(0), "0 or more"),
+    Rule("training.bias_rate", _at_least(0), "0 or more"),
+    Rule("trainer.devices", _at_least(1), "1 or more"),
+    Rule("trainer.threads", lambda value: value is None or value >= 1, "1 or more, or null"),
+    Rule("trainer.checkpoint_minutes", _at_least(0), "0 or more"),
+    Rule("trainer.every_steps", _at_least(1), "1 or more"),
+    Rule("data_loading.workers", _at_least(0), "0 or more"),
+    Rule("data_loading.cache_gb", _at_least(0), "0 or more"),
+    Rule("data_loading.max_pixels", _at_least(1), "1 or more"),
+)
+_WHOLE = lambda value: value is None or (isinstance(value, int) and not isinstance(value, bool))  # noqa: E731
+DATA_RULES = (
+    Rule("train_per_class", lambda value: _WHOLE(value) and (value is None or value >= 1), "a whole number of 1 or more, or null"),
+    Rule("test_per_class", lambda value: _WHOLE(value) and (value is None or value >= 1), "a whole number of 1 or more, or null"),
+    Rule("split_seed", lambda value: isinstance(value, int) and value >= 0, "a whole number of 0 or more"),
+    Rule("val_fraction", lambda value: isinstance(value, int | float) and 0 <= value < 1, "at least 0 and below 1"),
+)
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Check one cell's resolved configuration.
+
+    Raises:
+        ConfigError: A value is out of range, or two values contradict each other.
+        DataError: data.root does not exist.
+    """
+    for rule in RULES:
+        _check(rule, rule.key, _at(config, rule.key))
+    for rule in DATA_RULES:
+        if rule.key in config["data"]:
+            _check(rule, f"data.{rule.key}", config["data"][rule.key])
+    _check_pyramid(config)
+    _check_sizes(config)
+    _check_schedule(config)
+    root = config["data"].get("root")
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise DataError(f"data.root={root}: no such directory (looked at {Path(root).expanduser().absolute()})")
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _check(rule: Rule, key: str, value: Any) -> None:
+    if not rule.holds(value):
+        raise ConfigError(f"{key}={value}: must be {rule.expected}")
+
+
+def _check_pyramid(config: Mapping[str, Any]) -> None:
+    levels = config["pyramid"]["levels"]
+    whole = isinstance(levels, list) and all(isinstance(level, int) and level >= 1 for level in levels)
+    if not whole or not levels or len(set(levels)) != len(levels):
+        raise ConfigError(f"pyramid.levels={levels}: must be different whole numbers of 1 or more, e.g. [6,3,2,1]")
+
+
+def _check_sizes(config: Mapping[str, Any]) -> None:
+    image = config["image"]
+    if image["size"] > image["short_side"]:
+        raise ConfigError(
+            f"image.size={image['size']} does not fit into image.short_side={image['short_side']}: "
+            f"the region is cut out of the resized image"
+        )
+    if image["small_size"] > image["size"]:
+        raise ConfigError(f"image.small_size={image['small_size']} is above image.size={image['size']}")
+    if not config["pyramid"]["any_size"] and len(set(config["train_sizes"].get("sizes", [0, 1]))) > 1:
+        raise ConfigError(
+            "pyramid=none has one input size: train_sizes must be single (a network without SPP cannot "
+            "be trained at several sizes, §2.3); choose pyramid=bins50 or train_sizes=single"
+        )
+
+
+def _check_schedule(config: Mapping[str, Any]) -> None:
+    if config["schedule"]["_target_"].endswith("PlateauSchedule") and not config["data"].get("val_fraction"):
+        raise ConfigError(
+            "schedule=plateau watches held-out training images, but data.val_fraction is 0; "
+            "set data.val_fraction=0.05 or schedule=step"
+        )

@@ -1,0 +1,115 @@
+"""Checkpoints that are whole or absent, named by their step and content.
+
+A file is `checkpoint-<step>-<16 hex>.ckpt`; the two newest are kept, so that a damaged newest one
+costs a minute of training and not the run. Files are read with weights_only=True: nothing in them runs.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from sppnet.artifacts import digest_matches, write_named_by_digest
+from sppnet.errors import ArtifactError
+from sppnet.run.interrupts import Interruption
+
+_KEPT = 2
+log = logging.getLogger(__name__)
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The newest undamaged checkpoint of a run, None for a run that has none yet.
+
+    Raises:
+        ArtifactError: There are checkpoints, and every one is damaged.
+    """
+    found = _checkpoints(directory)
+    for path in found:
+        if digest_matches(path):
+            return path
+        log.warning("%s: damaged (content does not match its name); trying the one before", path)
+    if found:
+        raise ArtifactError(
+            f"{directory}: all {len(found)} checkpoints are damaged; remove the directory to train anew"
+        )
+    return None
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """Checkpoints of a directory, newest first (names carry the step in eight digits)."""
+    return sorted(directory.glob("checkpoint-*.ckpt"), reverse=True)
+
+
+@final
+class DigestCheckpointIO(CheckpointIO):
+    """Lightning's checkpoint files, written through the project's one writer."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write `<path>-<digest>.ckpt` and remove all but the two newest."""
+        path = Path(path)
+        write_named_by_digest(path.parent, path.stem, ".ckpt", lambda stream: torch.save(checkpoint, stream))
+        for old in _checkpoints(path.parent)[_KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read tensors and plain containers only, onto the CPU unless told otherwise."""
+        del weights_only  # there is one safe way
+        location = "cpu" if map_location is None else map_location
+        checkpoint: dict[str, Any] = torch.load(path, map_location=location, weights_only=True)
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove one file."""
+        Path(path).unlink(missing_ok=True)
+
+
+@final
+class RunCheckpoint(Callback):
+    """Saves every `minutes` of training, when training ends, and at an interruption.
+
+    Args:
+        directory: The run's directory.
+        minutes: Longest training time a kill may cost.
+        interruption: Where the signal handlers leave their word.
+    """
+
+    def __init__(self, *, directory: Path, minutes: float, interruption: Interruption) -> None:
+        self.directory = directory
+        self.seconds = 60 * minutes
+        self.interruption = interruption
+        self._saved_at = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when it is time or when somebody asked to stop."""
+        if self.interruption.requested or time.monotonic() - self._saved_at >= self.seconds:
+            self._save(trainer)
+        self.interruption.raise_if_requested()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the trained network, so that a kill while testing costs the test only."""
+        self._save(trainer)
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop between two batches when asked to."""
+        self.interruption.raise_if_requested()
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """While validating, only remember: the next training batch saves and stops."""
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.directory / f"checkpoint-{trainer.global_step:08d}")
+        self._saved_at = time.monotonic()

@@ -1,0 +1,126 @@
+"""A run's directory: named by its configuration, locked while it runs, complete only with its marker.
+
+Nothing heavy is imported here: finding out that a sweep is done must not cost a torch import.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from sppnet.artifacts import content_key, read_json, remove_stale_temporaries, write_json, write_marker, write_text
+from sppnet.errors import ArtifactError
+
+# What a configuration holds beside what decides a run's result.
+NOT_IDENTITY: Final = ("hydra", "paths", "logger", "cell", "table", "data_loading", "progress")
+_MAX_SLUG = 80
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a resolved configuration that decides the result."""
+    return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+
+
+def identity_key(config: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of a resolved configuration's identity."""
+    return content_key(identity(config))[:8]
+
+
+def slug(text: str) -> str:
+    """Make any text a readable file name of at most 80 characters."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:_MAX_SLUG] or "cell"
+
+
+class RunDirectory:
+    """`runs/<table>/<cell>-<8 hex>/`: configuration, status, metrics, checkpoints, marker."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seconds_before = 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run ended and its marker was written, last of all."""
+        return (self.path / "COMPLETE").is_file()
+
+    @contextlib.contextmanager
+    def hold(self, config: Mapping[str, Any]) -> Iterator[bool]:
+        """Own the directory for one run; yields False when another process owns it.
+
+        The lock is the kernel's (flock): it is freed when its owner is killed.
+
+        Args:
+            config: The resolved configuration, plain containers only.
+
+        Raises:
+            ArtifactError: The directory holds another configuration.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            remove_stale_temporaries(self.path)
+            self._keep_config(config)
+            self._seconds_before = self._seconds_spent()
+            yield True
+
+    def _keep_config(self, config: Mapping[str, Any]) -> None:
+        file = self.path / "config.yaml"
+        if file.exists():
+            try:
+                stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+            except yaml.YAMLError as error:
+                raise ArtifactError(f"{file}: not readable ({error}); remove the directory") from error
+            # Through JSON, as the key is: tuples and lists, 1 and 1.0 in YAML, are then alike.
+            if json.dumps(identity(stored), sort_keys=True) != json.dumps(identity(config), sort_keys=True):
+                raise ArtifactError(
+                    f"{file}: holds another configuration than the one asked for; "
+                    f"remove or rename {self.path} and run again"
+                )
+        write_text(file, yaml.safe_dump(dict(config), sort_keys=True))
+
+    def write_status(self, state: str, *, cell: Mapping[str, Any], started: float, error: str | None) -> None:
+        """Say where the run stands.
+
+        Args:
+            state: running, complete, failed or interrupted.
+            cell: Its place in the table: group, row, column, seed.
+            started: `time.time()` when this process took the run up.
+            error: One line, for a failed run.
+        """
+        status = {
+            **cell,
+            "state": state,
+            "started": datetime.fromtimestamp(started, tz=UTC).isoformat(timespec="seconds"),
+            "seconds": round(self._seconds_before + time.time() - started, 2),
+            "error": error,
+            "pid": os.getpid(),
+            "host": platform.node(),
+        }
+        write_json(self.path / "status.json", status)
+
+    def _seconds_spent(self) -> float:
+        """Seconds that earlier, interrupted takes of this run have used."""
+        try:
+            status = read_json(self.path / "status.json")
+        except ArtifactError:
+            return 0.0
+        return float(status["seconds"]) if status["state"] == "interrupted" else 0.0
+
+    def write_complete(self, metrics: Mapping[str, float], *, files: tuple[str, ...]) -> None:
+        """Write the metrics, then the marker that vouches for them and for `files`."""
+        write_json(self.path / "metrics.json", dict(metrics))
+        names = ("metrics.json", *files)
+        write_marker(self.path / "COMPLETE", {name: self.path / name for name in names})

@@ -1,0 +1,47 @@
+"""What makes a training run repeatable: its randomness and its floating-point checks."""
+
+from typing import Any, final
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from sppnet.artifacts import content_key
+from sppnet.errors import NonFiniteError
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a pure function of its parts, alike on every machine."""
+    return int(content_key(list(parts))[:16], 16) >> 1
+
+
+@final
+class StepSeed(Callback):
+    """Seeds torch before every training batch from (seed, rank, step).
+
+    Dropout is then a function of the step alone: a resumed run draws what an undisturbed one draws.
+    """
+
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed the generators of all devices."""
+        torch.manual_seed(derived_seed("step", self.seed, trainer.global_rank, trainer.global_step))
+
+
+def check_finite(loss: Tensor, *, epoch: int, step: int, learning_rate: float, ids: Tensor) -> None:
+    """Stop before the optimiser's step when a loss is not a number.
+
+    Raises:
+        NonFiniteError: Names the step and the images of the batch.
+    """
+    if not torch.isfinite(loss):
+        images = ", ".join(str(index) for index in ids[:8].tolist())
+        raise NonFiniteError(
+            f"loss is {loss.item()} in epoch {epoch}, step {step} at learning rate {learning_rate:g} "
+            f"(images {images}{', ...' if len(ids) > 8 else ''} of the training set); "
+            f"lower training.learning_rate or look at these images. The last checkpoint is from before"
+        )

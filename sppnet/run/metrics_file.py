@@ -1,0 +1,62 @@
+"""metrics.jsonl: what a run reported while it trained, one JSON object a line, flushed as it goes."""
+
+import json
+from pathlib import Path
+from typing import Any, final
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from sppnet.artifacts import write_text
+
+
+@final
+class MetricsFile(Callback):
+    """Writes the training loss every `every_steps` steps and the epoch's metrics when it ends.
+
+    The number of lines is part of the checkpoint: a resumed run cuts off the lines that were written
+    after it, so that none is missing and none is there twice. Must stand before `RunCheckpoint`.
+    """
+
+    def __init__(self, *, directory: Path, every_steps: int) -> None:
+        self.path = directory / "metrics.jsonl"
+        self.every_steps = every_steps
+        self.num_lines = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of lines written so far."""
+        return {"num_lines": self.num_lines}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the number of lines of the checkpoint."""
+        self.num_lines = state_dict["num_lines"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Cut off what came after the checkpoint (all of it, in a new run)."""
+        if not trainer.is_global_zero:
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()[: self.num_lines] if self.path.exists() else []
+        write_text(self.path, "".join(line + "\n" for line in lines))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A line with the loss, the learning rate and the training size."""
+        if trainer.global_step % self.every_steps == 0:
+            self._append(trainer, {"train/loss": float(outputs["loss"]), "train/size": int(batch.size)})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A line with everything the epoch logged."""
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        self._append(trainer, {"end_of_epoch": 1, **metrics})
+
+    def _append(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "learning_rate": learning_rate, **metrics}
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+        except OSError:
+            return  # a full log disk does not stop training; the checkpoint will say so if it lasts
+        self.num_lines += 1

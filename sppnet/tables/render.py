@@ -1,0 +1,173 @@
+"""A table as JSON, CSV, GitHub Markdown and LaTeX: ours beside the paper's, every gap in words."""
+
+import csv
+import io
+import os
+import re
+import shutil
+import sys
+from typing import Any
+
+from sppnet.tables import escape
+from sppnet.tables.records import Cell, Metric, Table
+
+_CSV_HEADER = ["metric", "row", "column", "ours", "std", "n", "paper", "difference", "status", "preset"]
+_VERDICT = {True: "holds", False: "does not hold", None: "open"}
+MARK = {True: "✓", False: "✗", None: "?"}
+
+
+def to_json(table: Table) -> dict[str, Any]:
+    """Return the table as plain containers; numbers in the printed unit, missing ones None."""
+    headline = table.metrics[0]
+    return {
+        "table": table.name,
+        "title": table.heading,
+        "preset": table.preset,
+        "reduced": list(table.reduced),
+        "data": table.data,
+        "group": table.group,
+        "seeds": list(table.seeds),
+        "command": table.command,
+        "commit": table.commit,
+        "created": table.created,
+        "seconds": round(table.seconds, 1),
+        "metric": headline.key,
+        "unit": headline.unit,
+        "rows": [row.id for row in table.rows],
+        "columns": [column.id for column in table.columns],
+        "row_labels": {row.id: row.label for row in table.rows},
+        "column_labels": {column.id: column.label for column in table.columns},
+        "cells": [_json_cell(cell, headline) for cell in table.cells.values()],
+        "claims": [
+            {"id": claim.id, "text": claim.text, "holds": claim.holds, "detail": claim.detail}
+            for claim in table.claims
+        ],
+        "notes": list(table.notes),
+    }
+
+
+def _json_cell(cell: Cell, headline: Metric) -> dict[str, Any]:
+    measured = cell.measured[headline.key]
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "ours": measured.ours,
+        "std": measured.std,
+        "n": measured.n,
+        "paper": measured.paper,
+        "status": cell.status,
+        "seeds": {str(seed): state for seed, state in cell.seeds.items()},
+        "metrics": {
+            key: {"ours": one.ours, "std": one.std, "paper": one.paper} for key, one in cell.measured.items()
+        },
+    }
+
+
+def to_csv(table: Table) -> str:
+    """Return one line per metric, row and column; the preset stands in every line, for lines get copied."""
+    scale = "; ".join([table.scale, *table.reduced])
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        ["metric", "row", "column", "ours", "std", "n", "paper", "difference", "status", "preset"]
+    )
+    for metric in table.metrics:
+        for row in table.rows:
+            for column in table.columns:
+                cell = table.cells[row.id, column.id]
+                one = cell.measured[metric.key]
+                labels = [escape.csv_text(text) for text in (metric.label, row.label, column.label)]
+                numbers = [one.ours, one.std, one.n, one.paper, one.difference]
+                writer.writerow([*labels, *numbers, cell.status, escape.csv_text(scale)])
+    return stream.getvalue()
+
+
+def ours_text(table: Table, cell: Cell, metric: Metric) -> str:
+    """Print our number, or in words why there is none (or not yet all of it)."""
+    one = cell.measured[metric.key]
+    if one.ours is None:
+        return "not measured" if cell.status in ("complete", "partial") else cell.status
+    text = metric.text(one.ours) + (f" ± {metric.text(one.std)}" if one.std is not None else "")
+    return text if cell.status == "complete" else f"{text} ({one.n} of {len(table.seeds)} seeds)"
+
+
+def legend(table: Table) -> str:
+    """Say what the numbers are and where they come from."""
+    seeds = f"mean ± standard deviation of {len(table.seeds)} seeds" if len(table.seeds) > 1 else "one seed"
+    return f"Ours: {seeds}. Data: {table.data}."
+
+
+def _one_line(table: Table, cell: Cell, metric: Metric) -> str:
+    """Print ours (paper, difference) as one string."""
+    one = cell.measured[metric.key]
+    beside = [metric.text(one.paper)] if one.paper is not None else []
+    beside += [metric.signed_text(one.difference)] if one.difference is not None else []
+    text = ours_text(table, cell, metric)
+    return f"{text} ({', '.join(beside)})" if beside else text
+
+
+def to_markdown(table: Table) -> str:
+    """Return a GitHub Markdown document: heading, one table per metric, claims, notes."""
+    lines = [f"# {escape.markdown(table.heading)}", ""]
+    lines += [f"- {escape.markdown(line)}" for line in table.reduced]
+    lines += [""] * bool(table.reduced)
+    lines += [escape.markdown(f"{legend(table)} Each cell: ours (paper, difference)."), ""]
+    for metric in table.metrics:
+        labels = [metric.label, *(column.label for column in table.columns)]
+        lines += [_markdown_row(labels), "|---" + "|---:" * len(table.columns) + "|"]
+        for row in table.rows:
+            cells = [_one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
+            lines.append(_markdown_row([row.label, *cells]))
+        lines.append("")
+    lines += [
+        f"- {MARK[claim.holds]} {_VERDICT[claim.holds]}: {escape.markdown(f'{claim.text} - {claim.detail}')}"
+        for claim in table.claims
+    ]
+    lines += [f"- note: {escape.markdown(note)}" for note in table.notes]
+    # Indented code shows a command as it is, backticks included.
+    lines += [""] * bool(table.claims or table.notes)
+    lines += ["Run it again:", "", f"    {table.command}", ""]
+    return "\n".join(lines)
+
+
+def _markdown_row(texts: list[str]) -> str:
+    return "| " + " | ".join(escape.markdown(text) for text in texts) + " |"
+
+
+def to_latex(table: Table) -> str:
+    """Return a LaTeX table (packages booktabs, and textcomp's quotes with T1 fonts)."""
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape.latex(table.heading)}}}"]
+    for metric in table.metrics:
+        labels = [metric.label, *(column.label for column in table.columns)]
+        lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
+        lines += [_latex_row(labels), r"\midrule"]
+        for row in table.rows:
+            cells = [_one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
+            lines.append(_latex_row([row.label]).removesuffix(r" \\") + " & " + _latex_numbers(cells))
+        lines += [r"\bottomrule", r"\end{tabular}", ""]
+    sentences = [*table.reduced, legend(table), "Each cell: ours (paper, difference)."]
+    sentences += [f"{_VERDICT[claim.holds]}: {claim.text} - {claim.detail}" for claim in table.claims]
+    sentences += [f"note: {note}" for note in table.notes]
+    lines += [rf"\par\footnotesize {escape.latex(sentence)}" for sentence in sentences]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _latex_row(texts: list[str]) -> str:
+    return " & ".join(escape.latex(text) for text in texts) + r" \\"
+
+
+def _latex_numbers(texts: list[str]) -> str:
+    # A hyphen is not a minus sign.
+    return re.sub(r"(?<=[( ])[+-][\d.]+", lambda match: f"${match[0]}$", _latex_row(texts))
+
+
+def print_table(table: Table) -> None:
+    """Print a table on standard output: as wide as the terminal and in colour if it is one."""
+    from sppnet.tables.terminal import to_terminal
+
+    is_terminal = sys.stdout.isatty()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that knows no "±" shows "?"; the table does not crash on it.
+        sys.stdout.reconfigure(errors="replace")
+    width = shutil.get_terminal_size().columns if is_terminal else 80
+    print(to_terminal(table, width=width, is_coloured=is_terminal and "NO_COLOR" not in os.environ), end="")

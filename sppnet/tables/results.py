@@ -1,0 +1,216 @@
+"""From a directory of runs to one table: which cells there are, and what each measured."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sppnet.artifacts import read_json
+from sppnet.errors import ArtifactError, ConfigError, DataError
+from sppnet.tables.claims import judge
+from sppnet.tables.escape import clean
+from sppnet.tables.records import Cell, CellStatus, Measurement, Metric, Run, Setting, Table
+from sppnet.tables.runs import read_runs
+
+_FORMAT = 1
+# A cell none of whose seeds is complete is called by the first of these that a seed is.
+_PRECEDENCE: tuple[CellStatus, ...] = ("running", "damaged", "failed", "interrupted", "missing")
+
+
+def read_table(directory: Path, group: str | None = None) -> Table:
+    """Read a table and every run that belongs to it.
+
+    Args:
+        directory: `runs/<table>`, or one `table-<group>.json` in it.
+        group: Base configuration, 8 hex digits; None for the one written last.
+
+    Raises:
+        DataError: No such directory.
+        ArtifactError: It holds no table, or the table file is damaged or of another format.
+        ConfigError: It has no such group.
+    """
+    if directory.is_file():
+        directory, group = directory.parent, group or _group_of(directory)
+    files = {_group_of(file): file for file in table_files(directory)}
+    if group is not None and group not in files:
+        raise ConfigError(f"{directory}: no group {group!r}; --group is one of {', '.join(files)}")
+    group = group or next(iter(files))
+    others = [other for other in files if other != group]
+    notes = [f"{directory} also holds group {', '.join(others)}; choose with --group"] if others else []
+    raw = read_json(files[group])
+    if not isinstance(raw, dict) or raw.get("format") != _FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        raise ArtifactError(
+            f"{files[group]}: format {found!r}, this sppnet reads {_FORMAT}; run the table's command again"
+        )
+    runs, run_notes = read_runs(directory, group)
+    try:
+        table = _build(raw, group, runs, [*notes, *run_notes])
+        return replace(table, claims=tuple(judge(table, claim) for claim in raw["claims"]))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        found = clean(f"{type(error).__name__}: {error}")
+        raise ArtifactError(
+            f"{files[group]}: not a table file ({found}); run the table's command again"
+        ) from error
+
+
+def table_files(directory: Path) -> list[Path]:
+    """List the table files of one directory, newest first.
+
+    Raises:
+        DataError: No such directory.
+        ArtifactError: It holds none.
+    """
+    if not directory.is_dir():
+        raise DataError(
+            f"{directory}: no such directory; run a table first: sppnet experiment=table2 preset=mini"
+        )
+    files = sorted(directory.glob("table-*.json"), key=_age_order)
+    if not files:
+        raise ArtifactError(
+            f"{directory}: no table-<group>.json in it; name a directory such as runs/table2, "
+            f"or run a table: sppnet experiment=table2 preset=mini"
+        )
+    return files
+
+
+def table_directories(root: Path) -> list[Path]:
+    """List `root` if it is or holds a table, else its children that do, newest table first.
+
+    Raises:
+        DataError: No such directory.
+        ArtifactError: No table in it or one level below.
+    """
+    files = sorted(root.glob("*/table-*.json"), key=_age_order)
+    if root.is_file() or any(root.glob("table-*.json")):
+        return [root]
+    if not files:
+        table_files(root)
+    return list(dict.fromkeys(file.parent for file in files))
+
+
+def _age_order(file: Path) -> tuple[int, str]:
+    return -file.stat().st_mtime_ns, file.name
+
+
+def _group_of(table_file: Path) -> str:
+    return table_file.stem.removeprefix("table-")
+
+
+def _build(raw: Mapping[str, Any], group: str, runs: Sequence[Run], notes: Sequence[str]) -> Table:
+    rows, columns = _settings(raw["rows"]), _settings(raw["columns"])
+    seeds = tuple(int(seed) for seed in raw["seeds"])
+    metrics = tuple(_metric(metric) for metric in raw["metrics"])
+    chosen, choice_notes = _one_run_each(
+        runs, {row.id for row in rows}, {column.id for column in columns}, seeds
+    )
+    if not (rows and columns and seeds and metrics):
+        raise ValueError("rows, columns, seeds and metrics must each have an entry")
+    cells = {
+        (row.id, column.id): _cell(
+            row.id,
+            column.id,
+            {seed: chosen.get((row.id, column.id, seed)) for seed in seeds},
+            metrics,
+            raw["paper"],
+        )
+        for row in rows
+        for column in columns
+    }
+    return Table(
+        name=clean(raw["table"]),
+        title=clean(raw["title"]),
+        group=group,
+        preset=clean(raw["preset"]),
+        data=clean(raw["data"]),
+        reduced=tuple(clean(line) for line in raw["reduced"]),
+        command=clean(raw["command"]),
+        commit=clean(raw["commit"]) if raw.get("commit") else None,
+        created=clean(raw["created"]) if raw.get("created") else None,
+        rows=rows,
+        columns=columns,
+        seeds=seeds,
+        metrics=metrics,
+        cells=cells,
+        claims=(),
+        runs=tuple(runs),
+        notes=(*notes, *choice_notes),
+    )
+
+
+def _settings(entries: Sequence[Mapping[str, str]]) -> tuple[Setting, ...]:
+    return tuple(Setting(clean(entry["id"]), clean(entry["label"])) for entry in entries)
+
+
+def _metric(entry: Mapping[str, Any]) -> Metric:
+    return Metric(
+        key=entry["key"],
+        id=clean(entry["id"]),
+        label=clean(entry["label"]),
+        unit=entry["unit"],
+        lower_is_better=bool(entry["lower_is_better"]),
+    )
+
+
+def _one_run_each(
+    runs: Sequence[Run], rows: set[str], columns: set[str], seeds: Sequence[int]
+) -> tuple[dict[tuple[str, str, int], Run], list[str]]:
+    """Give every (row, column, seed) its run, and say which runs were left out."""
+    chosen: dict[tuple[str, str, int], Run] = {}
+    notes = []
+    # A complete run goes before any other; among equals the directory name decides, always the same way.
+    for run in sorted(runs, key=lambda run: (run.state != "complete", run.directory.name)):
+        place = (run.row, run.column, run.seed)
+        if run.row not in rows or run.column not in columns or run.seed not in seeds:
+            notes.append(f"{run.directory}: left out, the table has no cell {place}")
+        elif place in chosen:
+            notes.append(
+                f"{run.directory}: left out, {chosen[place].directory.name} is the same cell {place}"
+            )
+        else:
+            chosen[place] = run
+    return chosen, notes
+
+
+def _cell(
+    row: str,
+    column: str,
+    runs: Mapping[int, Run | None],
+    metrics: Sequence[Metric],
+    paper: Mapping[str, Any],
+) -> Cell:
+    """Join the runs of one cell, one per seed and None where a seed has not run.
+
+    `paper` is the table file's: metric key -> row -> column -> number, each of which may be lacking.
+    """
+    states: dict[int, CellStatus] = {seed: run.state if run else "missing" for seed, run in runs.items()}
+    complete = [run for run in runs.values() if run and run.state == "complete"]
+    status: CellStatus = next((name for name in _PRECEDENCE if name in states.values()), "complete")
+    if complete and status != "complete":
+        status = "partial"
+    counts = [run.metrics["test/num_images"] for run in complete if "test/num_images" in run.metrics]
+    return Cell(
+        row=row,
+        column=column,
+        status=status,
+        seeds=states,
+        measured={
+            metric.key: _measure(metric, complete, paper.get(metric.key, {}).get(row, {}).get(column))
+            for metric in metrics
+        },
+        num_images=int(min(counts)) if counts else None,
+    )
+
+
+def _measure(metric: Metric, complete: Sequence[Run], paper: int | float | None) -> Measurement:
+    values = [metric.printed(run.metrics[metric.key]) for run in complete if metric.key in run.metrics]
+    if paper is not None and not math.isfinite(paper):
+        raise ValueError(f"the paper's {metric.key} is {paper}")
+    return Measurement(
+        ours=round(statistics.fmean(values), 10) if values else None,
+        std=round(statistics.stdev(values), 10) if len(values) > 1 else None,
+        n=len(values),
+        paper=None if paper is None else float(paper),
+    )

@@ -1,0 +1,130 @@
+"""Run directories as they are on disk: a marker and a matching `metrics.json`, or an excuse."""
+
+import hashlib
+import json
+import math
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from sppnet.artifacts import read_json
+from sppnet.errors import ArtifactError
+from sppnet.tables.escape import clean
+from sppnet.tables.records import Run, RunState
+
+
+def read_runs(directory: Path, group: str) -> tuple[list[Run], list[str]]:
+    """Read every run of a group.
+
+    Args:
+        directory: `runs/<table>`; a child is a run when it has a `status.json`.
+        group: Runs of other groups are left out.
+
+    Returns:
+        The runs by directory name, and a note on each directory that could not be read. One bad
+        directory never hides the others.
+    """
+    runs, notes = [], []
+    for status_file in sorted(directory.glob("*/status.json")):
+        try:
+            run = read_run(status_file.parent)
+        except ArtifactError as error:
+            notes.append(clean(str(error)))
+            continue
+        if run.group == group:
+            runs.append(run)
+            if run.state == "damaged":
+                notes.append(f"{run.directory}: {run.error}")
+    return runs, notes
+
+
+def read_run(directory: Path) -> Run:
+    """Read one run directory.
+
+    Raises:
+        ArtifactError: Its `status.json` does not say which cell it is.
+    """
+    status = read_json(directory / "status.json")
+    try:
+        group, row, column = (clean(str(status[key])) for key in ("group", "row", "column"))
+        seed, seconds = int(status["seed"]), status.get("seconds")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{directory}/status.json: does not name a cell ({type(error).__name__}: {error}), expected "
+            f"group, row, column and seed; remove the directory and run the table's command again"
+        ) from error
+    state, error_line = _state_without_marker(status)
+    metrics: dict[str, float] = {}
+    if (directory / "COMPLETE").exists():
+        state, error_line = "complete", None
+        try:
+            metrics = _verified_metrics(directory)
+        except (ArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            state = "damaged"
+            error_line = f"{_first_line(error)}; remove the directory and run the table's command again"
+    return Run(
+        directory=directory,
+        group=group,
+        row=row,
+        column=column,
+        seed=seed,
+        state=state,
+        seconds=float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
+        error=error_line,
+        host=status.get("host") if isinstance(status.get("host"), str) else None,
+        metrics=metrics,
+    )
+
+
+def _state_without_marker(status: dict[str, Any]) -> tuple[RunState, str | None]:
+    """Say what a run without its marker is; "complete" is only the marker's to say."""
+    state, host = status.get("state"), status.get("host")
+    error = clean(str(status["error"])) if status.get("error") else None
+    if state == "failed":
+        return "failed", error
+    if state != "running":
+        return "interrupted", error
+    if host != socket.gethostname():
+        return (
+            "interrupted",
+            error or f"last seen on {clean(str(host))}; only that machine can tell if it runs",
+        )
+    return ("running" if _is_alive(status.get("pid")) else "interrupted"), error
+
+
+def _is_alive(pid: Any) -> bool:
+    """Ask whether a process exists here; a reused pid counts, until the next sweep looks again."""
+    # Not on Windows: signal 0 is a console event there.
+    if not isinstance(pid, int) or pid <= 0 or os.name != "posix":
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _verified_metrics(directory: Path) -> dict[str, float]:
+    """Return the finite numbers of a `metrics.json` that its marker vouches for."""
+    vouched = read_json(directory / "COMPLETE")["files"]["metrics.json"]
+    content = (directory / "metrics.json").read_bytes()
+    if len(content) != vouched["bytes"] or hashlib.sha256(content).hexdigest() != vouched["sha256"]:
+        raise ArtifactError(
+            f"metrics.json ({len(content)} bytes) is not the one its COMPLETE marker vouches for "
+            f"({vouched['bytes']} bytes)"
+        )
+    values = json.loads(content)
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ArtifactError):
+        return clean(str(error))
+    return clean(f"metrics.json or COMPLETE is not readable ({type(error).__name__}: {error})")

@@ -1,0 +1,98 @@
+"""A table on a terminal: three lines a row, as many blocks of columns as its width needs."""
+
+from io import StringIO
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+
+from sppnet.tables.records import CellStatus, Metric, Setting, Table
+from sppnet.tables.render import MARK, legend, ours_text
+
+# A row is three lines high: a long label wraps without costing a line.
+_LABEL_WIDTH = 15
+_GAP = 2
+_COLOUR: dict[CellStatus, str] = {"complete": "bold", "failed": "red", "damaged": "red"}
+
+
+def to_terminal(table: Table, *, width: int, is_coloured: bool) -> str:
+    """Return the table as text.
+
+    Args:
+        table: To be shown.
+        width: Columns of the terminal.
+        is_coloured: Whether to write colour codes; only a terminal wants them.
+    """
+    stream = StringIO()
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=is_coloured,
+        color_system="standard" if is_coloured else None,
+        highlight=False,
+    )
+    # Text, not str, everywhere: a label in square brackets is not markup.
+    console.print(Text(table.heading, style="bold"))
+    for line in table.reduced:
+        console.print(Text(f"  - {line}"))
+    console.print(Text(legend(table)))
+    for metric in table.metrics:
+        for columns in _blocks(table, metric, width):
+            console.print()
+            console.print(_grid(table, metric, columns))
+    console.print()
+    for claim in table.claims:
+        style = {True: "green", False: "red", None: "yellow"}[claim.holds]
+        console.print(Text.assemble((MARK[claim.holds], style), f" {claim.text}"))
+        console.print(Padding(Text(claim.detail), (0, 0, 0, 2)))
+    for note in table.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _texts(table: Table, metric: Metric, row: Setting, column: Setting) -> tuple[str, str, str]:
+    """Print ours, the paper's and the difference of one cell."""
+    cell = table.cells[row.id, column.id]
+    one = cell.measured[metric.key]
+    paper = metric.text(one.paper) if one.paper is not None else "-"
+    difference = metric.signed_text(one.difference) if one.difference is not None else "-"
+    return ours_text(table, cell, metric), paper, difference
+
+
+def _blocks(table: Table, metric: Metric, width: int) -> list[list[Setting]]:
+    """Part the columns into runs that fit into `width`; a run has at least one."""
+    label = min(
+        max(cell_len(text) for text in (metric.label, *(row.label for row in table.rows))), _LABEL_WIDTH
+    )
+    room = width - label - _GAP - len("paper")
+    blocks: list[list[Setting]] = [[]]
+    left = room
+    for column in table.columns:
+        texts = [text for row in table.rows for text in _texts(table, metric, row, column)]
+        needed = max(cell_len(text) for text in (column.label, *texts)) + _GAP
+        if blocks[-1] and needed > left:
+            blocks.append([])
+            left = room
+        blocks[-1].append(column)
+        left -= needed
+    return blocks
+
+
+def _grid(table: Table, metric: Metric, columns: list[Setting]) -> Grid:
+    # The box's divider is one blank, the padding makes up the rest of the gap.
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+    grid.add_column(Text(metric.label), max_width=_LABEL_WIDTH)
+    grid.add_column("")
+    for column in columns:
+        grid.add_column(Text(column.label), justify="right")
+    for row in table.rows:
+        cells = []
+        for column in columns:
+            ours, paper, difference = _texts(table, metric, row, column)
+            style = _COLOUR.get(table.cells[row.id, column.id].status, "yellow")
+            cells.append(Text.assemble((ours, style), f"\n{paper}\n{difference}"))
+        grid.add_row(Text(row.label), Text("ours\npaper\ndiff"), *cells)
+    return grid

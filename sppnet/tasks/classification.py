@@ -1,0 +1,144 @@
+"""Train and test a network as a classifier (paper §3.1; Table 2).
+
+The training size changes from epoch to epoch (§2.3.2): the batch holds crops of one size and says at
+which size the network sees them, so both sizes show the same content.
+"""
+
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from sppnet.data.records import ImageBatch, ViewBatch
+from sppnet.models.sppnet import SppNet
+from sppnet.run.guards import check_finite
+from sppnet.tasks.schedules import Schedule
+
+
+@final
+class ClassificationTask(LightningModule):
+    """Momentum SGD on the softmax loss; tested on the mean softmax over the views of an image.
+
+    Args:
+        net: Any image size in, one score per class out.
+        learning_rate: Of the weights at the start.
+        momentum: Of SGD.
+        weight_decay: On weights and biases.
+        bias_rate: Learning rate of the biases over that of the weights (2 in the release).
+        schedule: How the learning rate falls.
+    """
+
+    def __init__(
+        self,
+        *,
+        net: SppNet,
+        learning_rate: float,
+        momentum: float,
+        weight_decay: float,
+        bias_rate: float,
+        schedule: Schedule,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.bias_rate = bias_rate
+        self.schedule = schedule
+        metrics = _accuracies(net.num_classes)
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
+        """Scores of images on the 0..255 scale, before the softmax."""
+        scores: Tensor = self.net(images)
+        return scores
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        """Softmax loss at the epoch's training size."""
+        images = batch.images.float() + batch.colour_shift[:, :, None, None]
+        loss = F.cross_entropy(self(resize_square(images, int(batch.size))), batch.labels)
+        check_finite(
+            loss.detach(),
+            epoch=self.current_epoch,
+            step=self.global_step,
+            learning_rate=self.trainer.optimizers[0].param_groups[0]["lr"],
+            ids=batch.ids,
+        )
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        self.log("train/size", float(batch.size), on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        return loss
+
+    def validation_step(self, batch: ViewBatch, batch_idx: int) -> None:
+        """Error on images held out of the training split."""
+        self.val_metrics.update(self.mean_softmax(batch.images), batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out errors."""
+        self.log_dict(_errors(self.val_metrics))
+
+    def test_step(self, batch: ViewBatch, batch_idx: int) -> None:
+        """Error of the mean softmax over each image's views (§3.1, footnote 1)."""
+        self.test_metrics.update(self.mean_softmax(batch.images), batch.labels)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the errors as fractions."""
+        self.log_dict(_errors(self.test_metrics))
+
+    def mean_softmax(self, views: Tensor) -> Float[Tensor, "n classes"]:
+        """Mean over the views of the softmax scores; `views` is n x views x 3 x h x w, 0..255."""
+        num_images, num_views = views.shape[:2]
+        scores = self(views.flatten(0, 1).float()).softmax(dim=1)
+        return scores.unflatten(0, (num_images, num_views)).mean(dim=1)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Momentum SGD; biases learn `bias_rate` times as fast."""
+        weights, biases = _split_biases(self.net)
+        groups = [
+            {"params": weights, "lr": self.learning_rate},
+            {"params": biases, "lr": self.learning_rate * self.bias_rate},
+        ]
+        optimizer = torch.optim.SGD(
+            groups, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        return self.schedule.configure(optimizer, self.trainer.max_epochs or 1)
+
+
+def resize_square(images: Float[Tensor, "n 3 a a"], size: int) -> Float[Tensor, "n 3 b b"]:
+    """Resize crops to size x size, bilinear with antialiasing (§2.3.2); the same tensor at equal size."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _split_biases(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+    biases = [parameter for name, parameter in named if name.endswith("bias")]
+    weights = [parameter for name, parameter in named if not name.endswith("bias")]
+    return weights, biases
+
+
+def _accuracies(num_classes: int) -> MetricCollection:
+    """Top-1, top-5 and mean-per-class accuracy; of fewer than five classes all are in the top 5."""
+    return MetricCollection(
+        {
+            "top1": MulticlassAccuracy(num_classes, top_k=1, average="micro"),
+            "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
+            "mean_class": MulticlassAccuracy(num_classes, top_k=1, average="macro"),
+        }
+    )
+
+
+def _errors(metrics: MetricCollection) -> dict[str, Tensor]:
+    """`stage/top1_error` and so on, as fractions; the metrics start anew."""
+    errors = {f"{name}_error": 1.0 - value for name, value in metrics.compute().items()}
+    metrics.reset()
+    return errors
+
+

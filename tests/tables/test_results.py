@@ -1,0 +1,240 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sppnet.artifacts import write_json, write_text
+from sppnet.errors import ArtifactError, ConfigError, DataError
+from sppnet.tables import read_table, table_directories
+
+HEADLINE = "test/top1_error"
+
+
+def _cell(sweep, row="no_spp", column="zf5"):
+    return read_table(sweep.directory).cells[row, column]
+
+
+def test_one_seed_is_printed_in_percent_beside_the_papers_number(sweep):
+    sweep.describe()
+    # Equal to the last digit: 100 * 0.285 is 28.499999999999996 in binary, and is not printed so.
+    sweep.run("no_spp", "zf5", 0.285)
+    one = _cell(sweep).measured[HEADLINE]
+    assert (one.ours, one.std, one.n, one.paper, one.difference) == (28.5, None, 1, 35.99, -7.49)
+
+
+def test_three_seeds_give_mean_and_sample_standard_deviation(sweep):
+    sweep.describe(seeds=[0, 1, 2])
+    for seed, error in enumerate([0.30, 0.31, 0.35]):
+        sweep.run("no_spp", "zf5", error, seed=seed)
+    one = _cell(sweep).measured[HEADLINE]
+    # Deviations from 32: -2, -1, 3; their squares sum to 14, over n - 1 = 2.
+    assert (one.ours, one.n) == (32.0, 3)
+    assert one.std == pytest.approx(7**0.5)
+
+
+def test_a_number_that_is_no_percentage_is_printed_as_it_is_on_disk(sweep):
+    seconds = {"key": "s", "id": "s", "label": "s", "unit": "seconds", "lower_is_better": True}
+    sweep.describe(metrics=[seconds], paper={})
+    sweep.run("no_spp", "zf5", {"s": 0.382})
+    assert _cell(sweep).measured["s"].ours == 0.382
+
+
+def test_the_paper_may_print_a_whole_number(sweep):
+    sweep.describe(paper={HEADLINE: {"no_spp": {"zf5": 36, "overfeat7": None}}})
+    sweep.run("no_spp", "zf5", 0.312)
+    assert _cell(sweep).measured[HEADLINE].difference == -4.8
+
+
+def test_a_complete_run_that_lacks_a_metric_says_not_measured_not_missing(sweep):
+    sweep.describe()
+    sweep.run("no_spp", "zf5", {"test/other": 0.3})
+    cell = _cell(sweep)
+    assert (cell.status, cell.measured[HEADLINE].ours, cell.measured[HEADLINE].n) == ("complete", None, 0)
+
+
+def test_every_row_and_column_has_one_cell_even_before_anything_ran(sweep):
+    sweep.describe()
+    table = read_table(sweep.directory)
+    assert list(table.cells) == [
+        ("no_spp", "zf5"),
+        ("no_spp", "overfeat7"),
+        ("spp_single", "zf5"),
+        ("spp_single", "overfeat7"),
+    ]
+    assert {cell.status for cell in table.cells.values()} == {"missing"}
+
+
+def test_some_seeds_make_a_cell_partial(sweep):
+    sweep.describe(seeds=[0, 1])
+    sweep.run("no_spp", "zf5", 0.3)
+    sweep.stopped("no_spp", "zf5", "failed", seed=1, error="out of memory")
+    cell = _cell(sweep)
+    assert (cell.status, cell.seeds) == ("partial", {0: "complete", 1: "failed"})
+    assert cell.measured[HEADLINE].ours == 30.0
+
+
+@pytest.mark.parametrize(
+    ("state", "pid", "host", "expected"),
+    [
+        ("failed", 1, None, "failed"),
+        ("interrupted", 1, None, "interrupted"),
+        ("running", os.getpid(), None, "running"),
+        ("running", 2**22 + 1, None, "interrupted"),  # above Linux' largest pid
+        ("running", os.getpid(), "another-machine", "interrupted"),
+        ("complete", 1, None, "interrupted"),  # killed before the marker was written
+        ("a word of the future", 1, None, "interrupted"),
+    ],
+)
+def test_a_run_without_its_marker_is_what_its_process_says(sweep, state, pid, host, expected):
+    sweep.describe()
+    sweep.stopped("no_spp", "zf5", state, pid=pid, **({"host": host} if host else {}))
+    assert _cell(sweep).status == expected
+
+
+def test_the_marker_outranks_a_status_left_at_running(sweep):
+    sweep.describe()
+    directory = sweep.run("no_spp", "zf5", 0.3)
+    sweep.stopped("no_spp", "zf5", "running", pid=2**22 + 1)
+    assert (directory / "COMPLETE").exists()
+    assert _cell(sweep).status == "complete"
+
+
+def _edit(directory: Path) -> None:
+    write_json(directory / "metrics.json", {HEADLINE: 0.0})
+
+
+def _remove(directory: Path) -> None:
+    (directory / "metrics.json").unlink()
+
+
+def _garble_marker(directory: Path) -> None:
+    write_text(directory / "COMPLETE", '{"files": []}')
+
+
+def _truncate_marker(directory: Path) -> None:
+    write_text(directory / "COMPLETE", "")
+
+
+@pytest.mark.parametrize("damage", [_edit, _remove, _garble_marker, _truncate_marker])
+def test_a_metrics_file_that_its_marker_does_not_vouch_for_is_damaged_and_named(sweep, damage):
+    sweep.describe()
+    directory = sweep.run("no_spp", "zf5", 0.3)
+    damage(directory)
+    table = read_table(sweep.directory)
+    cell = table.cells["no_spp", "zf5"]
+    assert (cell.status, cell.measured[HEADLINE].ours) == ("damaged", None)
+    assert directory.name in table.notes[0]
+    assert "remove the directory and run the table's command again" in table.notes[0]
+
+
+def test_a_flipped_digit_of_equal_length_is_damage_too(sweep):
+    sweep.describe()
+    directory = sweep.run("no_spp", "zf5", 0.312)
+    content = (directory / "metrics.json").read_text()
+    write_text(directory / "metrics.json", content.replace("0.312", "0.212"))
+    assert _cell(sweep).status == "damaged"
+
+
+def test_a_status_file_that_cannot_be_read_costs_only_its_own_cell(sweep):
+    sweep.describe()
+    sweep.run("no_spp", "zf5", 0.3)
+    for name, content in [("half", '{"group": "ab12'), ("no-cell", "{}"), ("list", "[]")]:
+        write_text(sweep.directory / name / "status.json", content)
+    table = read_table(sweep.directory)
+    assert table.cells["no_spp", "zf5"].status == "complete"
+    assert len(table.notes) == 3
+
+
+def test_runs_of_another_group_or_of_no_cell_stay_out(sweep):
+    sweep.describe()
+    sweep.run("no_spp", "zf5", 0.3, group="ffffffff")
+    sweep.run("no_spp", "zf5", 0.3, seed=7)
+    table = read_table(sweep.directory)
+    assert table.cells["no_spp", "zf5"].status == "missing"
+    assert "no cell ('no_spp', 'zf5', 7)" in table.notes[0]
+
+
+def test_of_two_runs_of_one_cell_the_complete_one_counts(sweep):
+    sweep.describe()
+    sweep.run("no_spp", "zf5", 0.3)
+    sweep.stopped("no_spp", "zf5", "failed").rename(sweep.directory / "renamed")
+    write_json(sweep.directory / "a-copy" / "status.json", {"group": "ab12cd34"} | _place("no_spp", "zf5"))
+    sweep.run("no_spp", "zf5", 0.3)
+    table = read_table(sweep.directory)
+    assert table.cells["no_spp", "zf5"].status == "complete"
+    assert any("is the same cell" in note for note in table.notes)
+
+
+def _place(row, column):
+    return {"row": row, "column": column, "seed": 0, "state": "failed", "seconds": 1.0, "error": "x"}
+
+
+def test_the_newest_group_is_read_and_the_others_are_named(sweep):
+    old = sweep.describe(group="00000000", title="old")
+    sweep.describe(group="11111111", title="new")
+    os.utime(old, (1, 1))
+    table = read_table(sweep.directory)
+    assert (table.title, table.group) == ("new", "11111111")
+    assert "00000000" in table.notes[0]
+    assert read_table(sweep.directory, "00000000").title == "old"
+    assert read_table(old).title == "old"
+
+
+def test_an_unknown_group_is_answered_with_those_there_are(sweep):
+    sweep.describe()
+    with pytest.raises(ConfigError, match="--group is one of ab12cd34"):
+        read_table(sweep.directory, "../../etc/passwd")
+
+
+def test_a_directory_that_is_not_there_names_the_command_to_run(tmp_path):
+    with pytest.raises(DataError, match="sppnet experiment=table2"):
+        read_table(tmp_path / "nowhere")
+
+
+def test_a_directory_without_a_table_says_what_is_missing(tmp_path):
+    with pytest.raises(ArtifactError, match="no table-<group>.json"):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 2},
+        {"rows": {}},
+        {"metrics": []},
+        {"seeds": ["first"]},
+        {"paper": {HEADLINE: {"no_spp": {"zf5": "thirty"}}}},
+        {"title": None},
+    ],
+)
+def test_a_table_file_that_is_not_one_is_named(sweep, changes):
+    sweep.describe(**changes)
+    with pytest.raises(ArtifactError, match=r"table-ab12cd34\.json.*run the table's command again"):
+        read_table(sweep.directory)
+
+
+def test_a_truncated_table_file_is_named(sweep):
+    file = sweep.describe()
+    write_text(file, file.read_text()[:40])
+    with pytest.raises(ArtifactError, match="not readable as JSON"):
+        read_table(sweep.directory)
+
+
+def test_tables_under_a_directory_come_newest_first(sweep, tmp_path):
+    os.utime(sweep.describe(), (1, 1))
+    other = type(sweep)(tmp_path / "runs" / "table6")
+    other.describe()
+    assert table_directories(tmp_path / "runs") == [other.directory, sweep.directory]
+    assert table_directories(sweep.directory) == [sweep.directory]
+
+
+def test_reading_a_table_imports_nothing_heavy():
+    heavy = {"torch", "pytorch_lightning", "torchvision", "omegaconf", "hydra", "rich"}
+    script = (
+        "import sys, sppnet.tables, sppnet.cli.report, sppnet.cli.status;"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
