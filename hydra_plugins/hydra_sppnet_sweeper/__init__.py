@@ -1,5 +1,1 @@
-"""Hydra finds sweepers only in the hydra_plugins namespace; ours is a table of the paper."""
-
-from hydra_plugins.hydra_sppnet_sweeper.table_sweeper import TableSweeper
-
-__all__ = ["TableSweeper"]
+"""Hydra finds sweepers only in the hydra_plugins namespace; ours runs a table of the paper."""

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 class TableSweeperConf:
     """No options: a table's axes stand in `table.axes`."""
 
-    _target_: str = "hydra_plugins.hydra_sppnet_sweeper.TableSweeper"
+    _target_: str = "hydra_plugins.hydra_sppnet_sweeper.table_sweeper.TableSweeper"
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="table", node=TableSweeperConf, provider="sppnet")
@@ -175,7 +176,8 @@ def _table_file(base: dict[str, Any], layout: plan.Layout, group: str, jobs: Seq
         "group": group,
         "preset": base["preset"],
         "reduced": base["reduced"],
-        "data": base["data"]["label"],
+        "data": base["data"]["name"],
+        "created": datetime.now(tz=UTC).isoformat(timespec="seconds"),
         "command": command_line(),
         "commit": commit(),
         "rows": [{"id": row, "label": labels.get(row, row)} for row in plan.row_ids(layout)],

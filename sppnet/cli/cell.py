@@ -66,7 +66,7 @@ def _fit_and_test(
     from hydra.utils import instantiate
     from pytorch_lightning import seed_everything
 
-    from sppnet.cli.parts import build_trainer, loggers
+    from sppnet.cli.parts import build_net, build_trainer, loggers
     from sppnet.models.weights import save_weights
     from sppnet.run.checkpoints import newest_checkpoint
 
@@ -75,7 +75,7 @@ def _fit_and_test(
     data = instantiate(config.data)
     data.prepare_data()
     data.setup("fit")
-    net = instantiate(config.net, num_classes=data.num_classes)
+    net = build_net(config, num_classes=data.num_classes)
     if net.input_norm.needs_mean_image and checkpoint is None:
         net.input_norm.set_mean_image(data.mean_image(settings["image"]["size"]))
     task = instantiate(config.task, net=net)

@@ -1,5 +1,6 @@
 """The trainer with its guards, and the dashboards, from a configuration."""
 
+import functools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from sppnet.models.sppnet import SppNet
 from sppnet.run.allocator import keep_freed_memory
 from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
 from sppnet.run.guards import StepSeed
@@ -21,6 +23,24 @@ from sppnet.run.metrics_file import MetricsFile
 from sppnet.run.progress import CellProgress
 
 log = logging.getLogger(__name__)
+
+
+def build_net(config: DictConfig, *, num_classes: int) -> SppNet:
+    """Put backbone, pyramid and head together: YAML picks and sizes them, Python wires."""
+    backbone = instantiate(config.backbone)
+    input_norm = instantiate(config.input_norm)
+    if isinstance(input_norm, functools.partial):
+        input_norm = input_norm(backbone)
+    return SppNet(
+        backbone=backbone,
+        input_norm=input_norm,
+        levels=list(config.pyramid.levels),
+        pooling=config.pyramid.pooling,
+        head_width=config.head.width,
+        dropout=config.head.dropout,
+        num_classes=num_classes,
+        init=instantiate(config.init),
+    )
 
 
 def build_trainer(

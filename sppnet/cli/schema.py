@@ -112,6 +112,7 @@ class Conf:
     paths: PathsConf = field(default_factory=PathsConf)
     cell: CellConf = field(default_factory=CellConf)
     table: TableConf = field(default_factory=TableConf)
+    input_norm: Any = MISSING
     backbone: Any = MISSING
     pyramid: Any = MISSING
     train_sizes: Any = MISSING

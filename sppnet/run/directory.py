@@ -21,13 +21,25 @@ from sppnet.artifacts import content_key, read_json, remove_stale_temporaries, w
 from sppnet.errors import ArtifactError
 
 # What a configuration holds beside what decides a run's result.
-NOT_IDENTITY: Final = ("hydra", "paths", "logger", "cell", "table", "data_loading", "progress")
+NOT_IDENTITY: Final = (
+    *("hydra", "paths", "logger", "cell", "table", "data_loading", "progress", "reduced"),
+    *("data.workers", "data.cache_gb", "data.max_pixels"),
+    *("trainer.threads", "trainer.keep_memory", "trainer.checkpoint_minutes", "trainer.every_steps"),
+)
 _MAX_SLUG = 80
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved configuration that decides the result."""
-    return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+
+    def kept(part: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+            for key, value in part.items()
+            if f"{prefix}{key}" not in NOT_IDENTITY
+        }
+
+    return kept(config, "")
 
 
 def identity_key(config: Mapping[str, Any]) -> str:

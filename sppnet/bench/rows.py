@@ -1,0 +1,74 @@
+"""The rows of `sppnet bench`. Importing this costs nothing: torch comes with the first row that runs."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from sppnet.errors import ConfigError
+
+# name -> what is compared; the work itself is in contests.py, under the same names
+ROWS = {
+    "pyramid": "pool_pyramid, 64 maps 256x13x13, against four AdaptiveMaxPool2d",
+    "pyramid_backward": "the same, forward and backward",
+    "lrn": "local_response_norm, one map 96x342x457, against nn.LocalResponseNorm",
+    "lrn_backward": "the same on 16 maps 96x55x55, forward and backward",
+    "trunk": "the five convolutions of ZF-5 on an image of 688x917, against the stock modules",
+    "trunk_backward": "the same on 8 images of 224x224, forward and backward",
+}
+_REPETITIONS = 7
+
+
+class BenchRow(NamedTuple):
+    """One comparison: medians of CPU time on one thread, in milliseconds.
+
+    Attributes:
+        name: Key of `ROWS`.
+        ours_ms: Time of sppnet.
+        peer_ms: Time of the stock modules, in their default memory layout.
+        ratio: peer_ms / ours_ms.
+        note: What was compared, the ratio of the minima, and the largest difference of the results.
+    """
+
+    name: str
+    ours_ms: float
+    peer_ms: float
+    ratio: float
+    note: str
+
+
+def run_bench(rows: Sequence[str]) -> list[BenchRow]:
+    """Time the named rows, one after the other.
+
+    Args:
+        rows: Keys of `ROWS`.
+
+    Raises:
+        ConfigError: There is no such row.
+    """
+    if unknown := [name for name in rows if name not in ROWS]:
+        raise ConfigError(f"no benchmark {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    import torch
+
+    from sppnet.bench.contests import CONTESTS
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [_timed(name, *CONTESTS[name]()) for name in rows]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(name: str, ours: Callable[[], object], peer: Callable[[], object], difference: float) -> BenchRow:
+    times: dict[str, list[float]] = {"ours": [], "peer": []}
+    for repetition in range(_REPETITIONS + 1):
+        for side, work in (("ours", ours), ("peer", peer)):
+            start = time.process_time()
+            work()
+            if repetition:  # the first warms caches and allocators up
+                times[side].append(1000 * (time.process_time() - start))
+    ours_ms, peer_ms = (statistics.median(times[side]) for side in ("ours", "peer"))
+    of_minima = min(times["peer"]) / min(times["ours"])
+    note = f"{ROWS[name]}; ratio of the minima {of_minima:.1f}; results differ by {difference:.0e}"
+    return BenchRow(name, ours_ms, peer_ms, peer_ms / ours_ms, note)

@@ -1,0 +1,246 @@
+"""Any data set of labelled images as batches for training, validation and test (paper §3.1, §3.3)."""
+
+import functools
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from sppnet.data.datasets import TrainImages, ViewedImages, cut_centre, cut_ten
+from sppnet.data.records import ViewBatch
+from sppnet.data.sampling import EpochSampler, SizeSchedule, stable_seed
+from sppnet.data.splits import ImageSet, ImageSplits, Reader, Selection
+from sppnet.data.store import ImageStore
+from sppnet.data.transforms import ColourNoise, TrainTransform
+from sppnet.data.verify import verify
+from sppnet.errors import ConfigError
+from sppnet.ops.views import centre_crop
+
+_VIEWS: dict[str, tuple[int, Callable[[Tensor, int], Tensor]]] = {
+    "crop": (1, cut_centre),
+    "ten_crop": (10, cut_ten),
+}
+_NUM_FOR_MEAN = 1000
+
+
+@final
+class ImageDataModule(LightningDataModule):
+    """Reads, splits, resizes and crops; the network's side of things (sizes, means) is the task's.
+
+    Args:
+        name: What reports call the data set.
+        reader: Finds the files of one layout.
+        root: Folder that holds them; None lets the reader choose.
+        train_per_class: Training images per class; None for all.
+        test_per_class: Test images per class at most; None for all.
+        val_fraction: Share of the training images to hold out, in [0, 1).
+        split_seed: Seed of the choice of images.
+        upright: Whether EXIF orientation is applied.
+        short_side: Side to which the shorter dimension is resized, pixels.
+        crop: Side of the square regions, pixels.
+        train_crop: "random" or "five" (`TrainTransform`).
+        colour: How training colours are altered.
+        sizes: Side at which the network sees the regions, epoch by epoch.
+        views: Views of a test image, "crop" or "ten_crop".
+        batch_size: Training images per step and process; about as many views are tested at once.
+        seed: Of the order and the alterations.
+        workers: Processes that read images; 0 reads them in the training process.
+        cache_gb: With no workers, sets of images that fit into so many 10^9 bytes stay in memory.
+        max_pixels: A larger file is refused.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is one key of conf/data
+        self,
+        *,
+        name: str,
+        reader: Reader,
+        root: str | Path | None,
+        train_per_class: int | None,
+        test_per_class: int | None,
+        val_fraction: float,
+        split_seed: int,
+        upright: bool,
+        short_side: int,
+        crop: int,
+        train_crop: str,
+        colour: ColourNoise,
+        sizes: SizeSchedule,
+        views: str,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        cache_gb: float,
+        max_pixels: int,
+    ) -> None:
+        super().__init__()
+        if crop > short_side:
+            raise ConfigError(
+                f"image.size={crop} must not exceed image.short_side={short_side}: no region fits"
+            )
+        if views not in _VIEWS:
+            raise ConfigError(f"view.views={views!r} must be one of {', '.join(_VIEWS)}")
+        self.data_name = name  # Lightning keeps a class attribute `name` for itself
+        self.reader = reader
+        self.root = None if root is None else Path(root).expanduser()
+        self.selection = Selection(train_per_class, test_per_class, val_fraction, split_seed)
+        self.upright = upright
+        self.short_side = short_side
+        self.crop = crop
+        self.transform = TrainTransform(crop=crop, train_crop=train_crop, colour=colour)
+        self.sizes = sizes
+        self.num_views, self.cut_views = _VIEWS[views]
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
+        self.max_pixels = max_pixels
+        self._memory_left = int(cache_gb * 1e9)
+        self._stores: dict[str, ImageStore] = {}
+
+    @functools.cached_property
+    def splits(self) -> ImageSplits:
+        """Which images train, validate and test; found on disk at first use."""
+        return self.reader.read(self.root, self.selection)
+
+    @property
+    def train_set(self) -> ImageSet:
+        """Images to train on."""
+        return self.splits.train
+
+    @property
+    def val_set(self) -> ImageSet:
+        """Images held out of training; perhaps none."""
+        return self.splits.val
+
+    @property
+    def test_set(self) -> ImageSet:
+        """Images to test on."""
+        return self.splits.test
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        return self.train_set.classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def prepare_data(self) -> None:
+        """Find, or generate, the files once, before other ranks look for them."""
+        _ = self.splits
+
+    def setup(self, stage: str) -> None:
+        """Find the files.
+
+        Raises:
+            DataError: They are not where and what the layout promises.
+        """
+        _ = self.splits
+
+    def train_dataloader(self) -> StatefulDataLoader:
+        """Batches of `ImageBatch`; its state resumes with exactly the draws that are left."""
+        num_replicas, rank = self._share()
+        sampler = EpochSampler(
+            len(self.train_set.paths), seed=self.seed, sizes=self.sizes, num_replicas=num_replicas, rank=rank
+        )
+        images = TrainImages(
+            self._store("train"), self.train_set.labels, transform=self.transform, seed=self.seed
+        )
+        return StatefulDataLoader(images, self.batch_size, sampler=sampler, **self._loading())
+
+    def val_dataloader(self) -> DataLoader[ViewBatch] | list[Any]:
+        """Central regions of the held-out images; an empty list when nothing is held out."""
+        return self._view_loader("val", 1, cut_centre) if self.val_set.paths else []
+
+    def test_dataloader(self) -> DataLoader[ViewBatch]:
+        """All views of the test images."""
+        return self._view_loader("test", self.num_views, self.cut_views)
+
+    def mean_image(self, size: int) -> Float[Tensor, "3 size size"]:
+        """Mean of the central regions of up to 1,000 training images, 0..255 (Appendix A).
+
+        For another size than that of the regions, the mean is resized, as Appendix A warps it.
+        """
+        store = self._store("train")
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "mean image"))
+        chosen = torch.randperm(len(store), generator=generator)[:_NUM_FOR_MEAN].tolist()
+        total = torch.zeros(3, self.crop, self.crop, dtype=torch.float64)
+        for index in chosen:
+            total += centre_crop(store[index], self.crop)
+        mean = (total / len(chosen)).float()
+        if size == self.crop:
+            return mean
+        return F.interpolate(mean[None], size=(size, size), mode="bilinear", antialias=True)[0]
+
+    def verify(self) -> Counter[str]:
+        """Read every file; how many there are of each kind.
+
+        Raises:
+            DataError: The first 20 that cannot be used, and their number.
+        """
+        return verify(self.splits, upright=self.upright, max_pixels=self.max_pixels)
+
+    def _view_loader(
+        self, name: str, num_views: int, cut: Callable[[Tensor, int], Tensor]
+    ) -> DataLoader[ViewBatch]:
+        images: ImageSet = getattr(self.splits, name)
+        viewed = ViewedImages(self._store(name), images.labels, cut=cut, crop=self.crop)
+        everything: Any = range(len(viewed))
+        num_replicas, rank = self._share()
+        sampler = DistributedSampler[Any](everything, num_replicas=num_replicas, rank=rank, shuffle=False)
+        batch_size = max(1, self.batch_size // num_views)
+        return DataLoader(viewed, batch_size, sampler=sampler, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        """What all loaders have in common."""
+        return {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "collate_fn": _as_it_is,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": _leave_interrupts_to_the_trainer,
+            # Without one of its own a loader draws from the global generator, and dropout would depend
+            # on how often loaders were started.
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+    def _store(self, name: str) -> ImageStore:
+        """Pixels of one of the three sets, decoded once if they fit into memory."""
+        if name not in self._stores:
+            store = ImageStore(
+                getattr(self.splits, name),
+                name=name,
+                short_side=self.short_side,
+                upright=self.upright,
+                max_pixels=self.max_pixels,
+            )
+            if self.workers == 0:
+                self._memory_left -= store.keep_in_memory(self._memory_left)
+            self._stores[name] = store
+        return self._stores[name]
+
+    def _share(self) -> tuple[int, int]:
+        """Number of ranks, and which one this is."""
+        trainer = self.trainer
+        return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The data sets stack their batches themselves."""
+    return batch
+
+
+def _leave_interrupts_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches every process; the training process decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,95 @@
+"""Anybody's images: a folder per class, with or without train, val and test folders above them."""
+
+import logging
+import os
+from pathlib import Path
+from typing import final
+
+from sppnet.data.splits import ImageSet, ImageSplits, Selection, split_given, split_pool
+from sppnet.errors import ConfigError, DataError
+
+# What sppnet.data.images decodes; anything else in a class folder (thumbs, texts) is not an image.
+_EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+)
+log = logging.getLogger(__name__)
+
+
+@final
+class FolderReader:
+    """Reads `root/<class>/*`, or `root/{train,test}/<class>/*` with a `val` folder if there is one.
+
+    Without a `test` folder, `val` holds the test images, as ImageNet's does.
+    """
+
+    def read(self, root: Path | None, selection: Selection) -> ImageSplits:
+        """List the images under `root`.
+
+        Raises:
+            DataError: No folder, no classes, or a class without images.
+            ConfigError: `selection` does not fit the layout.
+        """
+        root = require_root(root, "root/<class>/*.jpg or root/{train,test}/<class>/*.jpg")
+        train, val, test = root / "train", root / "val", root / "test"
+        if not train.is_dir() or not (val.is_dir() or test.is_dir()):
+            return split_pool(list_classes(root), selection)
+        if not (val.is_dir() and test.is_dir()):
+            tested = list_classes(test if test.is_dir() else val)
+            return split_given(list_classes(train), tested, selection)
+        if selection.val_fraction > 0:
+            raise ConfigError(
+                f"data.val_fraction={selection.val_fraction}, but {val} holds validation images already: "
+                f"set it to 0"
+            )
+        splits = split_given(list_classes(train), list_classes(test), selection)
+        held_out = list_classes(val)
+        if held_out.classes != splits.train.classes:
+            raise DataError(f"{val}: other classes than {train}; both need one folder for every class")
+        return splits._replace(val=held_out)
+
+
+def require_root(root: Path | None, layout: str) -> Path:
+    """The folder a data set is said to be in, if it exists.
+
+    Raises:
+        DataError: It was not given or is not a folder.
+    """
+    if root is None:
+        raise DataError(f"data.root is not set; give the folder that holds {layout}")
+    if not root.is_dir():
+        raise DataError(f"data.root={root}: no such folder (looked in {Path.cwd()}); expected {layout}")
+    return root
+
+
+def list_classes(folder: Path) -> ImageSet:
+    """List `folder`'s images; every folder in it is a class, files may lie deeper.
+
+    Raises:
+        DataError: No class folders, or one without images.
+    """
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    if not classes:
+        raise DataError(f"{folder}: no class folders; expected {folder}/<class>/<image>")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _list_images(folder / name)
+        if not found:
+            raise DataError(
+                f"{folder / name}: no images (files ending in {', '.join(sorted(_EXTENSIONS))}); "
+                f"add some, or remove the folder"
+            )
+        paths.extend(found)
+        labels.extend([label] * len(found))
+    return ImageSet(tuple(paths), tuple(labels), tuple(classes))
+
+
+def _list_images(folder: Path) -> list[Path]:
+    """All image files below `folder`, hidden ones aside, in an order that is the same everywhere."""
+    found = [
+        os.path.join(directory, name)  # noqa: PTH118 - a Path per directory entry takes minutes on ImageNet
+        for directory, _, names in os.walk(folder)
+        for name in names
+        if name[0] != "." and os.path.splitext(name)[1].lower() in _EXTENSIONS  # noqa: PTH122 - as above
+    ]
+    return [Path(name) for name in sorted(found)]

@@ -1,0 +1,136 @@
+"""From an image file to 8-bit RGB pixels, the same way for every file of a kind (paper §3.1: "resize").
+
+What each kind of file becomes:
+
+- grey, palette, 1-bit, YCbCr, CMYK: Pillow's conversion to RGB;
+- transparency: blended over white, as a page would show it;
+- 16-bit grey: value / 257, rounded, so that 0..65535 becomes 0..255 (never clipped);
+- 16-bit colour: the high byte, which Pillow's decoder keeps;
+- animations: the first frame;
+- 32-bit integers beyond 16 bits and floating point: refused, their range is unknown.
+"""
+
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from sppnet.errors import DataError
+
+# Decoders of raster images only: Pillow would also start Ghostscript for a PostScript file named .jpg.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+# With its short side at 256 such an image is 4096 long; a 5000 x 1 picture would become 1.3 million.
+_MAX_ASPECT = 16
+
+
+@final
+class BadImageError(DataError):
+    """An image file that cannot be used; one line, also when a loader's worker met it."""
+
+    def __init__(self, message: str) -> None:
+        # A worker's exception is built again in the training process from a whole traceback, whose
+        # last line is this exception's own.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+def read_image(path: Path, *, upright: bool, max_pixels: int) -> Image.Image:
+    """Decode an image file, whatever its name says, to 8-bit RGB.
+
+    Args:
+        path: JPEG, PNG, BMP, GIF, TIFF, WebP or PPM.
+        upright: Turn the image as its EXIF orientation asks; False keeps the stored orientation, to
+            which annotated boxes refer.
+        max_pixels: A larger image is refused before it is decoded.
+
+    Raises:
+        BadImageError: Missing, empty, not an image, truncated, too large, too long and narrow, or of
+            a kind without a defined conversion.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            _check_size(path, image.size, max_pixels)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError(
+            f"{path}: too many pixels for a photograph ({error}); the limit is "
+            f"data_loading.max_pixels={max_pixels}: shrink or remove the file"
+        ) from error
+    # Decoders of foreign bytes raise nearly anything; whatever it is, this file is the cause.
+    except Exception as error:
+        raise BadImageError(f"{path}: {_diagnose(path, error)}") from error
+
+
+def resize_short_side(image: Image.Image, short_side: int) -> UInt8[Tensor, "3 h w"]:
+    """Resize so that min(h, w) = `short_side`, keeping the aspect ratio (§3.1).
+
+    Bicubic when enlarging, area average when shrinking, as in cuda-convnet2's make-data. JPEG's draft
+    mode is not used: it decodes to other pixels, and for photographs of 500 pixels it is not faster.
+    """
+    width, height = image.size
+    shorter = min(width, height)
+    size = (max(1, round(width * short_side / shorter)), max(1, round(height * short_side / shorter)))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC if short_side > shorter else Image.Resampling.BOX)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse what would take much memory, here or once its short side is resized."""
+    width, height = size
+    if width * height > max_pixels:
+        raise BadImageError(
+            f"{path}: {width} x {height} pixels are more than data_loading.max_pixels={max_pixels}: "
+            f"shrink or remove the file, or raise the limit"
+        )
+    if max(size) > _MAX_ASPECT * min(size):
+        raise BadImageError(
+            f"{path}: {width} x {height} pixels, more than {_MAX_ASPECT} times as long as wide; "
+            f"resized by its short side it would be huge: crop or remove the file"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a decoded image of any kind; see the head of this file."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _scale_to_8_bit(image).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(paper, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scale_to_8_bit(image: Image.Image) -> Image.Image:
+    """Grey image of more than 8 bits: 0..65535 to 0..255. Pillow's own conversion clips at 255."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"pixels of type {values.dtype} beyond 0..65535 have no defined brightness; save as 8 bit"
+        )
+    return Image.fromarray(np.round(values / 257).astype(np.uint8))
+
+
+def _diagnose(path: Path, error: Exception) -> str:
+    """Say what was found instead of an image, and what to do."""
+    if not path.is_file():
+        return f"no such file ({error}); restore it, or remove it from the list that names it"
+    num_bytes = path.stat().st_size
+    if num_bytes == 0:
+        return "the file is empty (0 bytes); copy or download it again"
+    with path.open("rb") as stream:
+        head = stream.read(12)
+    if head.lstrip()[:1] == b"<":
+        return f"a web page or XML ({num_bytes} bytes, starts {head!r}), not an image; download it again"
+    return (
+        f"not readable as an image ({type(error).__name__}: {error}; {num_bytes} bytes, starts {head!r}); "
+        f"copy or download it again, or remove it"
+    )

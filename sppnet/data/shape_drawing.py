@@ -1,0 +1,158 @@
+"""Paint a scene: one or more shapes, deformed, somewhere on a cluttered background.
+
+Neither position, size, colour nor brightness tells the class; only the outline does. All lengths are
+in pixels of the finished scene, unless said; painting happens on a canvas twice as large, so that edges
+are smooth. Points are rows (x, y).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from sppnet.data.shape_outlines import OUTLINES, Points
+
+_OVERSAMPLING = 2
+_BACKGROUND_RANGE = (40, 215)  # grey levels; leaves room for a contrasting shape on either side
+_MIN_CONTRAST = 70  # between the brightness of a shape and of what it covers, grey levels
+_MAX_NOISE = 14.0  # standard deviation of the noise on every pixel, grey levels
+
+
+class Placement(NamedTuple):
+    """Where a shape is to stand: its centre and its radius, pixels."""
+
+    name: str
+    x: float
+    y: float
+    radius: float
+
+
+class Painted(NamedTuple):
+    """A shape as it came out: its box, 0-based, inclusive ends."""
+
+    name: str
+    box_xyxy: tuple[int, int, int, int]
+
+
+def paint_scene(
+    size: tuple[int, int], placements: Sequence[Placement], random: np.random.Generator
+) -> tuple[Image.Image, list[Painted]]:
+    """Paint shapes on a new background, the last one in front.
+
+    Args:
+        size: Width and height, pixels.
+        placements: What stands where.
+        random: Source of everything else.
+    """
+    width, height = size
+    canvas = _smooth_colours((width * _OVERSAMPLING, height * _OVERSAMPLING), random)
+    _paint_clutter(canvas, random)
+    painted = [_paint_shape(canvas, placement, random) for placement in placements]
+    pixels = np.asarray(canvas.reduce(_OVERSAMPLING), dtype=np.float32)
+    noise = random.standard_normal(pixels.shape, dtype=np.float32) * random.uniform(2.0, _MAX_NOISE)
+    return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)), painted
+
+
+def _smooth_colours(size: tuple[int, int], random: np.random.Generator) -> Image.Image:
+    """A gradient between random colours, with patches of other colours on it."""
+    rows, columns = random.integers(3, 14, size=2)
+    low, high = _BACKGROUND_RANGE
+    corners = Image.fromarray(random.integers(low, high, (2, 2, 3), dtype=np.uint8))
+    gradient = np.asarray(
+        corners.resize((int(columns), int(rows)), Image.Resampling.BILINEAR), dtype=np.float32
+    )
+    patches = random.standard_normal(gradient.shape) * random.uniform(5, 30)
+    grid = np.clip(gradient + patches, low, high).astype(np.uint8)
+    return Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)
+
+
+def _paint_clutter(canvas: Image.Image, random: np.random.Generator) -> None:
+    """Strokes and elongated blobs, which are shapes of no class."""
+    draw = ImageDraw.Draw(canvas)
+    extent = np.array(canvas.size)
+    for _ in range(random.integers(2, 7)):
+        points = random.uniform(-0.1, 1.1, (3, 2)) * extent
+        draw.line(_flat(points), fill=_any_colour(random), width=int(random.integers(2, 9)), joint="curve")
+    for _ in range(random.integers(1, 5)):
+        angles = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+        radii = 1 + sum(0.22 * np.cos(k * angles + random.uniform(0, 2 * math.pi)) for k in (2, 3, 5))
+        blob = np.stack([np.cos(angles) * radii, np.sin(angles) * radii * random.uniform(0.3, 0.5)], axis=1)
+        radius = random.uniform(0.05, 0.14) * extent.min()
+        turned = blob @ _rotation(random.uniform(0, 2 * math.pi)).T * radius
+        draw.polygon(_flat(turned + random.uniform(0, 1, 2) * extent), fill=_any_colour(random))
+
+
+def _paint_shape(canvas: Image.Image, placement: Placement, random: np.random.Generator) -> Painted:
+    """Paint one shape in a colour that stands out, and measure it."""
+    deform = _random_deformation(random)
+    centre = np.array([placement.x, placement.y]) * _OVERSAMPLING
+    parts = [
+        (deform(points) * placement.radius * _OVERSAMPLING + centre, fill)
+        for points, fill in OUTLINES[placement.name]
+    ]
+    # The patch starts at a whole pixel of the finished scene.
+    left, top = np.floor(parts[0][0].min(axis=0) / _OVERSAMPLING).astype(int)
+    right, bottom = np.ceil(parts[0][0].max(axis=0) / _OVERSAMPLING).astype(int) + 1
+    corner = np.array([left, top]) * _OVERSAMPLING
+    mask = Image.new("L", ((right - left) * _OVERSAMPLING, (bottom - top) * _OVERSAMPLING))
+    draw = ImageDraw.Draw(mask)
+    for points, fill in parts:
+        draw.polygon(_flat(points - corner), fill=fill)
+    covered = canvas.crop((*corner, *(corner + mask.size))).resize((1, 1), Image.Resampling.BOX)
+    canvas.paste(_contrasting_colour(np.array(covered)[0, 0], random), (int(corner[0]), int(corner[1])), mask)
+    seen = mask.reduce(_OVERSAMPLING).point(lambda value: 255 * (value > 127))
+    x1, y1, x2, y2 = seen.getbbox() or (0, 0, 1, 1)
+    box = (int(left) + x1, int(top) + y1, int(left) + x2 - 1, int(top) + y2 - 1)
+    return Painted(placement.name, box)
+
+
+class _Deformation(NamedTuple):
+    """Turn, shear and stretch by `matrix`, then push points along slow waves."""
+
+    matrix: Points
+    waves: Points  # rows: direction x, direction y, phase
+    pushes: Points  # rows: where each wave pushes
+
+    def __call__(self, points: Points) -> Points:
+        moved = points @ self.matrix.T
+        heights = np.sin(moved @ self.waves[:, :2].T + self.waves[:, 2])
+        return moved + heights @ self.pushes
+
+
+def _random_deformation(random: np.random.Generator) -> _Deformation:
+    """Any small shear, stretch and bend; turned by up to 40 degrees either way."""
+    turn = _rotation(random.uniform(-40, 40) * math.pi / 180)
+    shear = np.array([[1.0, random.uniform(-0.2, 0.2)], [0.0, random.uniform(0.8, 1.0)]])
+    waves = np.concatenate([random.uniform(-3, 3, (2, 2)), random.uniform(0, 2 * math.pi, (2, 1))], axis=1)
+    matrix = turn @ shear
+    # Within a circle of radius 1, whatever the draw: a placed shape never leaves its place.
+    pushes = random.uniform(-0.05, 0.05, (2, 2))
+    longest = float(np.linalg.norm(matrix, 2) + np.abs(pushes).sum())
+    return _Deformation(matrix / longest, waves, pushes / longest)
+
+
+def _rotation(angle: float) -> Points:
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return np.array([[cosine, -sine], [sine, cosine]])
+
+
+def _any_colour(random: np.random.Generator) -> tuple[int, int, int]:
+    red, green, blue = random.integers(0, 256, 3).tolist()
+    return red, green, blue
+
+
+def _contrasting_colour(
+    background: np.ndarray[tuple[int], np.dtype[np.uint8]], random: np.random.Generator
+) -> tuple[int, int, int]:
+    """A random colour clearly brighter or darker than `background`."""
+    brightness = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
+    while True:
+        colour = _any_colour(random)
+        if abs(float(brightness @ colour - brightness @ background)) >= _MIN_CONTRAST:
+            return colour
+
+
+def _flat(points: Points) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in points]

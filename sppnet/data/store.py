@@ -1,0 +1,88 @@
+"""The resized pixels of a set of images: kept in memory when they fit, else decoded at every use."""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from sppnet.data.images import BadImageError, read_image, resize_short_side
+from sppnet.data.progress import show_progress
+from sppnet.data.splits import ImageSet
+
+_NUM_SAMPLED = 100  # files whose headers tell how large the whole set will be
+_MAX_THREADS = 8
+log = logging.getLogger(__name__)
+
+
+@final
+class ImageStore:
+    """Whole images, resized by their short side.
+
+    Args:
+        images: The files.
+        name: What to call the set in messages: train, val or test.
+        short_side: Pixels.
+        upright: Whether EXIF orientation is applied.
+        max_pixels: A larger file is refused.
+    """
+
+    def __init__(
+        self, images: ImageSet, *, name: str, short_side: int, upright: bool, max_pixels: int
+    ) -> None:
+        # One block of bytes instead of a million objects: forked workers share it without copying.
+        self._paths = np.array([os.fsencode(path) for path in images.paths], dtype=bytes)
+        self._name = name
+        self._short_side = short_side
+        self._upright = upright
+        self._max_pixels = max_pixels
+        self._kept: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        """Pixels of one image.
+
+        Raises:
+            BadImageError: The file cannot be used; path, reason and index.
+        """
+        return self._kept[index] if self._kept else self._read(index)
+
+    def keep_in_memory(self, budget: int) -> int:
+        """Decode everything now if it fits into `budget` bytes; return the bytes taken (0: nothing kept)."""
+        if not len(self) or self._estimate_bytes() > budget:
+            return 0
+        log.info("decoding %d %s images into memory", len(self), self._name)
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+            decoded = pool.map(self._read, range(len(self)))  # Pillow decodes outside the interpreter's lock
+            self._kept = list(show_progress(decoded, label=f"decoding {self._name} images", total=len(self)))
+        return sum(image.numel() for image in self._kept)
+
+    def _path(self, index: int) -> Path:
+        return Path(os.fsdecode(self._paths[index]))
+
+    def _read(self, index: int) -> Tensor:
+        try:
+            image = read_image(self._path(index), upright=self._upright, max_pixels=self._max_pixels)
+        except BadImageError as error:
+            raise BadImageError(f"{error} [image {index} of the {self._name} set]") from error
+        return resize_short_side(image, self._short_side)
+
+    def _estimate_bytes(self) -> int:
+        """Bytes of all resized images, extrapolated from the headers of evenly spaced files."""
+        sampled = range(0, len(self), max(1, len(self) // _NUM_SAMPLED))
+        aspects = []
+        for index in sampled:
+            try:
+                with Image.open(self._path(index)) as image:
+                    aspects.append(max(image.size) / min(image.size))
+            except (OSError, ValueError, Image.DecompressionBombError):
+                continue  # reported, with everything there is to say, when the image is read
+        mean_aspect = float(np.mean(aspects)) if aspects else 1.0
+        return int(len(self) * 3 * self._short_side**2 * mean_aspect)

@@ -1,0 +1,99 @@
+"""What training sees of an image: a region, perhaps mirrored, with altered colours (paper §3.1).
+
+All randomness of one use of one image comes from one generator, seeded by (seed, epoch, index): it does
+not matter which worker reads the image, nor when.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from sppnet.errors import ConfigError
+
+
+class TrainView(NamedTuple):
+    """One use of one training image."""
+
+    region: UInt8[Tensor, "3 crop crop"]
+    colour_shift: Float[Tensor, " 3"]
+
+
+@final
+class ColourNoise:
+    """AlexNet's colour altering: one random shift along the principal axes of RGB values.
+
+    The shift is scale * sum_i N(0, 1) * std_i * axis_i, on the 0..255 scale, the same for all pixels of
+    an image. Units trap: `std` are standard deviations; AlexNet's text says eigenvalues, which would be
+    over a thousand grey levels (cuda-convnet2, convdata.py, multiplies by deviations).
+
+    Args:
+        scale: Standard deviation of the random factors; 0 switches the altering off.
+        std: Standard deviation of RGB values along each axis, in grey levels.
+        axes: The axes, unit vectors (R, G, B), in the order of `std`.
+    """
+
+    def __init__(self, *, scale: float, std: Sequence[float], axes: Sequence[Sequence[float]]) -> None:
+        if len(std) != 3 or [len(axis) for axis in axes] != [3, 3, 3]:
+            raise ConfigError("data.colour needs three numbers in std and three axes of three numbers")
+        self.weighted_axes = (
+            scale * torch.tensor(list(std))[:, None] * torch.tensor([list(axis) for axis in axes])
+        )
+
+    def draw(self, generator: torch.Generator) -> Float[Tensor, " 3"]:
+        """A shift for one use of one image, grey levels of R, G, B."""
+        return torch.randn(3, generator=generator) @ self.weighted_axes
+
+
+@final
+class TrainTransform:
+    """Region, mirror image, colour shift.
+
+    Args:
+        crop: Side of the region in pixels.
+        train_crop: "random", anywhere in the resized image, or "five", its centre or a corner.
+        colour: How colours are altered.
+    """
+
+    def __init__(self, *, crop: int, train_crop: str, colour: ColourNoise) -> None:
+        if train_crop not in _CORNERS:
+            raise ConfigError(f"data.train_crop={train_crop!r} must be one of {', '.join(_CORNERS)}")
+        self.crop = crop
+        self.choose_corner = _CORNERS[train_crop]
+        self.colour = colour
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: torch.Generator) -> TrainView:
+        """Cut one training view out of a whole resized image."""
+        height, width = image.shape[1:]
+        top, left = self.choose_corner(height - self.crop, width - self.crop, generator)
+        region = image[:, top : top + self.crop, left : left + self.crop]
+        if torch.rand((), generator=generator) < 0.5:
+            region = region.flip(2)
+        return TrainView(region, self.colour.draw(generator))
+
+
+def random_corner(max_top: int, max_left: int, generator: torch.Generator) -> tuple[int, int]:
+    """Top and left of a region anywhere in the entire image (cuda-convnet2; §4.5 "randomly crop")."""
+    top = torch.randint(max_top + 1, (), generator=generator)
+    left = torch.randint(max_left + 1, (), generator=generator)
+    return int(top), int(left)
+
+
+def one_of_five_corners(max_top: int, max_left: int, generator: torch.Generator) -> tuple[int, int]:
+    """Top and left of "the center or the four corners from the entire image" (§3.1, read literally)."""
+    positions = [
+        (max_top // 2, max_left // 2),
+        (0, 0),
+        (0, max_left),
+        (max_top, 0),
+        (max_top, max_left),
+    ]
+    return positions[int(torch.randint(5, (), generator=generator))]
+
+
+_CORNERS: dict[str, Callable[[int, int, torch.Generator], tuple[int, int]]] = {
+    "random": random_corner,
+    "five": one_of_five_corners,
+}

@@ -1,0 +1,94 @@
+"""Weights in safetensors files: no code runs when one is read, and every key must fit."""
+
+from collections.abc import Mapping
+from itertools import zip_longest
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from sppnet.artifacts import write_atomic
+from sppnet.errors import ArtifactError
+
+_MOST_NAMES = 8
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """Write all parameters and buffers of a net, atomically.
+
+    Args:
+        net: The net.
+        path: Where to, by convention ending in .safetensors.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
+    # The format knows row-major tensors only; a net in channels-last memory gets its strides back on load.
+    tensors = {key: value.detach().contiguous() for key, value in net.state_dict().items()}
+    data = safetensors.torch.save(tensors)
+    write_atomic(path, lambda stream: stream.write(data))
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Fill a net from a file that `save_weights` wrote; other dtypes are converted to the net's.
+
+    Args:
+        net: The net; changed only if everything fits.
+        path: A safetensors file.
+
+    Raises:
+        ArtifactError: The file is missing or damaged, or its keys or shapes are not the net's.
+    """
+    found = read_tensors(path)
+    require_same_keys(path, found, net.state_dict())
+    net.load_state_dict(found)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a safetensors file.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file; give the path of a .safetensors file") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ArtifactError(
+            f"{path}: not a readable safetensors file ({error}); make or fetch it again"
+        ) from error
+    return tensors
+
+
+def require_same_keys(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Compare a file's tensors with a net's, by name and shape.
+
+    Raises:
+        ArtifactError: They differ; the message lists what is missing, unexpected and of another shape.
+    """
+    missing = sorted(wanted.keys() - found.keys())
+    unexpected = sorted(found.keys() - wanted.keys())
+    mismatched = [
+        f"{key} {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & found.keys())
+        if found[key].shape != wanted[key].shape
+    ]
+    if not (missing or unexpected or mismatched):
+        return
+    columns = [("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)]
+    cells = [[f"{title} ({len(names)})", *_shortened(names)] for title, names in columns]
+    widths = [max(map(len, column)) for column in cells]
+    rows = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in zip_longest(*cells, fillvalue="")
+    ]
+    table = "\n  ".join(rows)
+    raise ArtifactError(
+        f"{path}: these weights belong to another net; build the net they were saved from\n  {table}"
+    )
+
+
+def _shortened(names: list[str]) -> list[str]:
+    return names if len(names) <= _MOST_NAMES else [*names[: _MOST_NAMES - 1], "..."]

@@ -1,0 +1,50 @@
+"""Weights on disk: what is written comes back, and nothing else is accepted."""
+
+import pytest
+import torch
+from torch import nn
+
+from sppnet.errors import ArtifactError
+from sppnet.models.weights import load_weights, save_weights
+
+
+def test_a_net_loads_what_another_saved_bit_for_bit_and_keeps_its_layout(tmp_path, small_net):
+    one, two = small_net(), small_net()
+    save_weights(one, tmp_path / "net.safetensors")
+    load_weights(two, tmp_path / "net.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert two.backbone.trunk.get_submodule("conv2").weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_weights_of_another_net_leave_the_net_as_it_was(tmp_path):
+    save_weights(nn.Linear(2, 3), tmp_path / "other.safetensors")
+    net = nn.Sequential(nn.Linear(2, 3))
+    before = net[0].weight.clone()
+    with pytest.raises(
+        ArtifactError, match=r"other.safetensors: these weights belong to another net"
+    ) as error:
+        load_weights(net, tmp_path / "other.safetensors")
+    title, first, second = str(error.value).splitlines()[1:]
+    assert title.split("  ")[1:] == ["missing (2)", "unexpected (2)", "of another shape (0)"]
+    assert first.split() == ["0.bias", "bias"]
+    assert second.split() == ["0.weight", "weight"]
+    assert torch.equal(net[0].weight, before)
+
+
+def test_another_shape_is_named(tmp_path):
+    save_weights(nn.Linear(2, 3), tmp_path / "narrow.safetensors")
+    with pytest.raises(ArtifactError, match=r"weight \(3, 2\) for \(3, 4\)"):
+        load_weights(nn.Linear(4, 3), tmp_path / "narrow.safetensors")
+
+
+def test_a_file_cut_short_is_refused_by_name(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_weights(nn.Linear(2, 3), path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ArtifactError, match="net.safetensors: not a readable"):
+        load_weights(nn.Linear(2, 3), path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"none.safetensors: no such file"):
+        load_weights(nn.Linear(2, 3), tmp_path / "none.safetensors")
