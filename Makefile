@@ -1,5 +1,5 @@
 # Two commands do all the set-up: make demo, make test.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # Number of test processes; two cores and 24 GB are enough for two.

@@ -4,8 +4,7 @@ What Hydra's own sweeper does not do: it checks every cell before the first one 
 complete, says at once what failed and goes on, and ends with the table and an exit code.
 """
 
-import logging
-import time
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,14 +19,14 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from sppnet.artifacts import content_key, write_json
+from sppnet.artifacts import content_key, read_json, write_json
 from sppnet.cli import plan
+from sppnet.cli.pool import CellError, Task, run_side_by_side, usable_cores
 from sppnet.cli.provenance import command_line, commit
+from sppnet.cli.sweep_view import SweepView
 from sppnet.cli.validate import validate
 from sppnet.errors import PartialSweepError, SppnetError
 from sppnet.run.directory import RunDirectory, identity
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,8 +45,9 @@ class Job:
 
     cell: plan.Cell
     directory: RunDirectory
+    config: dict[str, Any]  # resolved
     overrides: list[str]
-    label: str
+    name: str
 
 
 class TableSweeper(Sweeper):
@@ -83,8 +83,11 @@ class TableSweeper(Sweeper):
         write_json(table_dir / f"table-{group}.json", _table_file(base, layout, group, jobs))
         pending = [job for job in jobs if not job.directory.is_complete]
         if len(pending) < len(jobs):
-            print(f"{len(jobs) - len(pending)} of {len(jobs)} cells are complete, {len(pending)} to run", flush=True)
-        errors = self._run(pending, total=len(jobs))
+            print(
+                f"{len(jobs) - len(pending)} of {len(jobs)} cells are complete, {len(pending)} to run",
+                flush=True,
+            )
+        errors = self._run(pending, base, total=len(jobs))
         _print_table(table_dir, group)
         if errors and len(jobs) == 1:
             raise errors[0]
@@ -112,32 +115,51 @@ class TableSweeper(Sweeper):
             *(f"cell.{key}={_quoted(value)}" for key, value in place.items()),
             f"hydra.sweep.subdir={_quoted(directory.path.name)}",
         ]
-        return Job(cell, directory, overrides, label)
+        config["cell"] = {**config["cell"], **place}
+        return Job(cell, directory, config, overrides, f"{label}, seed {cell.seed}")
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         config: DictConfig = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         return config
 
-    def _run(self, pending: Sequence[Job], *, total: int) -> list[BaseException]:
-        """Launch the pending cells; one by one where the launcher runs here, together on a cluster."""
-        local = type(self.launcher).__name__ == "BasicLauncher"
-        batches = [[job] for job in pending] if local else [list(pending)] if pending else []
-        first = total - len(pending)
-        began = time.monotonic()
-        done, errors = 0, []
-        for batch in batches:
-            places = [f"cell.position={first + done + at + 1}" for at in range(len(batch))]
-            overrides = [
-                [*job.overrides, place, f"cell.total={total}"] for job, place in zip(batch, places, strict=True)
-            ]
-            returns = self.launcher.launch(overrides, initial_job_idx=done)
-            done += len(batch)
-            left = (time.monotonic() - began) / done * (len(pending) - done)
-            for job, result in zip(batch, returns, strict=True):
-                error = _error_of(result)
-                errors += [error] if error is not None else []
-                _report_cell(job, error, place=f"{first + done}/{total}", seconds_left=left)
+    def _run(self, pending: Sequence[Job], base: dict[str, Any], *, total: int) -> list[BaseException]:
+        """Run the pending cells: here one by one or side by side, or all at once on a cluster."""
+        if not pending:
+            return []
+        if type(self.launcher).__name__ != "BasicLauncher":
+            return self._launch(pending, total=total)
+        if (jobs := base["jobs"] or usable_cores()) == 1 or len(pending) == 1:
+            return [error for job in pending for error in self._launch([job], total=total)]
+        return _run_side_by_side(pending, jobs=jobs, total=total, is_shown=base["progress"])
+
+    def _launch(self, jobs: Sequence[Job], *, total: int) -> list[BaseException]:
+        """Hand cells to Hydra's launcher."""
+        done = total - sum(not job.directory.is_complete for job in jobs)
+        errors = []
+        places = [[f"cell.position={done + at}", f"cell.total={total}"] for at in range(1, len(jobs) + 1)]
+        overrides = [[*job.overrides, *place] for job, place in zip(jobs, places, strict=True)]
+        returns = self.launcher.launch(overrides, initial_job_idx=0)
+        for job, result in zip(jobs, returns, strict=True):
+            error = _error_of(result)
+            errors += [error] if error is not None else []
+            print(_line(job, error), file=sys.stderr, flush=True)
         return errors
+
+
+def _run_side_by_side(
+    pending: Sequence[Job], *, jobs: int, total: int, is_shown: bool
+) -> list[BaseException]:
+    by_label = {job.name: job for job in pending}
+    tasks = [Task(job.name, job.directory.path, job.config) for job in pending]
+    with SweepView(total=total, done=total - len(pending), is_shown=is_shown) as view:
+
+        def on_step(task: Task, step: dict[str, Any]) -> None:
+            view.update(task.label, step["stage"], step["completed"], step["total"], step["detail"])
+
+        def on_end(task: Task, error: CellError | None) -> None:
+            view.finish(task.label, _line(by_label[task.label], error))
+
+        return list(run_side_by_side(tasks, jobs=jobs, on_step=on_step, on_end=on_end))
 
 
 def _error_of(result: JobReturn) -> BaseException | None:
@@ -148,14 +170,14 @@ def _error_of(result: JobReturn) -> BaseException | None:
     return error if isinstance(error, BaseException) else SppnetError(str(error))
 
 
-def _report_cell(job: Job, error: BaseException | None, *, place: str, seconds_left: float) -> None:
-    left = f"; about {seconds_left / 60:.0f} min left" if seconds_left > 60 else ""
+def _line(job: Job, error: BaseException | None) -> str:
+    """How a cell ended, in one line."""
     if error is None:
-        print(f"[{place}] done {job.label}, seed {job.cell.seed}{left}", flush=True)
-    else:
-        first_line = (str(error).splitlines() or [""])[0]
-        log_file = job.directory.path / "run.log"
-        print(f"[{place}] FAILED {job.label}: {type(error).__name__}: {first_line} (see {log_file}){left}", flush=True)
+        seconds = read_json(job.directory.path / "status.json").get("seconds", 0.0)
+        return f"done {job.name} in {seconds:.0f} s"
+    kind = error.kind if isinstance(error, CellError) else type(error).__name__
+    first_line = (str(error).splitlines() or [""])[0]
+    return f"FAILED {job.name}: {kind}: {first_line} (see {job.directory.path / 'run.log'})"
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -181,7 +203,9 @@ def _table_file(base: dict[str, Any], layout: plan.Layout, group: str, jobs: Seq
         "command": command_line(),
         "commit": commit(),
         "rows": [{"id": row, "label": labels.get(row, row)} for row in plan.row_ids(layout)],
-        "columns": [{"id": column, "label": labels.get(column, column)} for column in plan.column_ids(layout)],
+        "columns": [
+            {"id": column, "label": labels.get(column, column)} for column in plan.column_ids(layout)
+        ],
         "seeds": sorted({job.cell.seed for job in jobs}),
         "metrics": table["metrics"],
         "paper": table["paper"],

@@ -6,7 +6,7 @@ both results are compared: a fast wrong answer does not count.
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from sppnet.ops.lrn import local_response_norm
 from sppnet.ops.pyramid import pool_pyramid
 
 _LEVELS = (6, 3, 2, 1)
-_ALEXNET = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
+# AlexNet's
+_SIZE, _ALPHA, _BETA, _K = 5, 1e-4, 0.75, 2.0
 
 
 class Contest(NamedTuple):
@@ -37,22 +38,27 @@ def _pyramid(backward: bool) -> Contest:
 
 
 def _lrn(shape: tuple[int, int, int, int], backward: bool) -> Contest:
-    stock = nn.LocalResponseNorm(_ALEXNET["size"], _ALEXNET["alpha"], _ALEXNET["beta"], _ALEXNET["k"])
-    return _contest(lambda maps: local_response_norm(maps, **_ALEXNET), stock, _activations(*shape), backward)
+    def ours(maps: Tensor) -> Tensor:
+        return local_response_norm(maps, size=_SIZE, alpha=_ALPHA, beta=_BETA, k=_K)
+
+    stock = nn.LocalResponseNorm(_SIZE, _ALPHA, _BETA, _K)
+    return _contest(ours, stock, _activations(*shape), backward)
 
 
 def _trunk(shape: tuple[int, int, int, int], backward: bool) -> Contest:
     """ZF-5 with normalisation across channels, because stock modules know no other."""
-    norm = {"lrn": "across", **_ALEXNET}
+    norm = {"lrn": "across", "size": _SIZE, "alpha": _ALPHA, "beta": _BETA, "k": _K}
     pool = {"pool": 3, "stride": 2, "ceil": True}
-    last = [{"conv": width, "kernel": 3, "stride": 1, "padding": 1} for width in (384, 384, 256)]
-    rows = [
+    last: list[dict[str, Any]] = [
+        {"conv": width, "kernel": 3, "stride": 1, "padding": 1} for width in (384, 384, 256)
+    ]
+    rows: list[dict[str, Any]] = [
         *({"conv": 96, "kernel": 7, "stride": 2, "padding": 1}, norm, pool),
         *({"conv": 256, "kernel": 5, "stride": 2, "padding": 0}, norm, pool),
         *last,
     ]
     ours = LayeredBackbone(name="ZF-5", layers=rows, width=1.0)
-    stock = nn.Sequential(*(_stock(layer) for layer in ours.trunk))
+    stock = nn.Sequential(*(_stock(layer) for layer in ours.trunk.children()))
     ours = ours.to(memory_format=torch.channels_last)
     return _contest(ours, stock, _activations(*shape), backward)
 
@@ -65,7 +71,7 @@ def _stock(layer: nn.Module) -> nn.Module:
         return layer
     if isinstance(layer, nn.ReLU):
         return nn.ReLU()
-    return nn.LocalResponseNorm(_ALEXNET["size"], _ALEXNET["alpha"], _ALEXNET["beta"], _ALEXNET["k"])
+    return nn.LocalResponseNorm(_SIZE, _ALPHA, _BETA, _K)
 
 
 def _contest(
@@ -92,7 +98,7 @@ def _forward_and_backward(work: Callable[[Tensor], Tensor], maps: Tensor) -> Cal
 
     def run() -> Tensor:
         leaf.grad = None
-        work(leaf).sum().backward()
+        torch.autograd.backward(work(leaf).sum())
         assert leaf.grad is not None
         return leaf.grad
 

@@ -6,20 +6,40 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from sppnet.cli.sweep_view import SweepView
 from sppnet.errors import ResourceError
 from sppnet.run.directory import RunDirectory, identity_key
 from sppnet.run.interrupts import Interrupted, Interruption
 
+if TYPE_CHECKING:  # imports Lightning
+    from sppnet.run.progress import Report
+
+_NUM_TO_ADAPT = 128  # images that scale the first weights (init=data_dependent)
 log = logging.getLogger(__name__)
 
 
 def run_cell(config: DictConfig) -> None:
-    """Run the cell whose directory Hydra has chosen; called by Hydra's launcher.
+    """Run the cell whose directory Hydra has chosen, in this process; called by Hydra's launcher."""
+    with SweepView(total=config.cell.total, done=config.cell.position - 1, is_shown=config.progress) as view:
+        run_in(
+            Path(HydraConfig.get().runtime.output_dir),
+            config,
+            report=lambda step: view.update(config.cell.label, *step),
+        )
+
+
+def run_in(path: Path, config: DictConfig, *, report: "Report") -> None:
+    """Run one cell in its directory, unless it is complete or another process runs it.
+
+    Args:
+        path: The run's directory.
+        config: The whole configuration.
+        report: Is told how far the cell is.
 
     Raises:
         SppnetError: What a user can mend; the status file and run.log say it too.
@@ -28,22 +48,24 @@ def run_cell(config: DictConfig) -> None:
     plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
-    directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
+    directory = RunDirectory(path)
     with directory.hold(settings) as ours:
         if not ours:
-            log.info("%s: another process runs this cell; left to it", directory.path)
+            log.warning("%s: another process runs this cell; left to it", directory.path)
         elif not directory.is_complete:
-            _run_held(config, settings, directory)
+            _run_held(config, settings, directory, report)
 
 
-def _run_held(config: DictConfig, settings: Mapping[str, Any], directory: RunDirectory) -> None:
+def _run_held(
+    config: DictConfig, settings: Mapping[str, Any], directory: RunDirectory, report: "Report"
+) -> None:
     cell = {**{key: settings["cell"][key] for key in ("group", "row", "column")}, "seed": settings["seed"]}
     started = time.time()
     interruption = Interruption()
     directory.write_status("running", cell=cell, started=started, error=None)
     try:
         with _log_to(directory.path / "run.log"), interruption.listen():
-            metrics = _fit_and_test(config, settings, directory, interruption)
+            metrics = _fit_and_test(config, settings, directory, interruption, report)
             directory.write_complete(metrics, files=("model.safetensors",))
     except Interrupted:
         directory.write_status("interrupted", cell=cell, started=started, error=None)
@@ -60,13 +82,18 @@ def _run_held(config: DictConfig, settings: Mapping[str, Any], directory: RunDir
 
 
 def _fit_and_test(
-    config: DictConfig, settings: Mapping[str, Any], directory: RunDirectory, interruption: Interruption
+    config: DictConfig,
+    settings: Mapping[str, Any],
+    directory: RunDirectory,
+    interruption: Interruption,
+    report: "Report",
 ) -> dict[str, float]:
     """Train from the newest checkpoint, if there is one, test, and return the metrics as fractions."""
     from hydra.utils import instantiate
     from pytorch_lightning import seed_everything
 
     from sppnet.cli.parts import build_net, build_trainer, loggers
+    from sppnet.models.initialise import DataDependentInit
     from sppnet.models.weights import save_weights
     from sppnet.run.checkpoints import newest_checkpoint
 
@@ -75,12 +102,16 @@ def _fit_and_test(
     data = instantiate(config.data)
     data.prepare_data()
     data.setup("fit")
-    net = build_net(config, num_classes=data.num_classes)
-    if net.input_norm.needs_mean_image and checkpoint is None:
-        net.input_norm.set_mean_image(data.mean_image(settings["image"]["size"]))
+    init = instantiate(config.init)
+    net = build_net(config, init=init, num_classes=data.num_classes)
+    if checkpoint is None:
+        if net.input_norm.needs_mean_image:
+            net.input_norm.set_mean_image(data.mean_image(settings["image"]["size"]))
+        if isinstance(init, DataDependentInit):
+            init.adapt(net, data.central_regions(_NUM_TO_ADAPT).float())
     task = instantiate(config.task, net=net)
     with loggers(config, directory.path, run_id=identity_key(settings)) as active:
-        trainer = build_trainer(settings, directory.path, interruption, active)
+        trainer = build_trainer(settings, directory.path, interruption, active, report)
         if checkpoint is not None:
             log.info("going on from %s", checkpoint.name)
         began = time.perf_counter()

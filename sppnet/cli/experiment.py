@@ -6,11 +6,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 from sppnet.cli.main import conf_dir
 from sppnet.cli.schema import register_schema
 from sppnet.errors import ConfigError
+
+_OPTIONS: Final = (
+    *("--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--run", "-r"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--hydra-help"),
+    *("--shell-completion", "-sc"),
+)
 
 
 class UserConf(SearchPathPlugin):
@@ -38,6 +45,7 @@ def run_experiment(arguments: Sequence[str]) -> None:
         SppnetError: What the cells raised.
         Interrupted: The user or the system asked to stop.
     """
+    _check_options(arguments)
     register_schema()
     Plugins.instance().register(UserConf)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
@@ -46,6 +54,16 @@ def run_experiment(arguments: Sequence[str]) -> None:
         _application()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    """Refuse an option Hydra does not have, before argparse prints a page of usage."""
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option.startswith("-") and option not in _OPTIONS:
+            raise ConfigError(
+                f"{option}: no such option{_did_you_mean(option, _OPTIONS)}; values are set with KEY=VALUE"
+            )
 
 
 def _run_cell(config: DictConfig) -> None:
@@ -59,11 +77,15 @@ _application = hydra.main(version_base="1.3", config_path=str(conf_dir()), confi
 
 def explain(error: BaseException) -> str:
     """Say in one line what is wrong with a configuration and what was probably meant."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not KEY=VALUE as Hydra reads it ({error.message.splitlines()[0].strip()})"
     text = _text(error)
     if match := re.search(r"Could not (?:find|override) '([^']+)'", text):
         return _unknown_option(match[1], text)
     if match := re.search(r"[Kk]ey '([^']+)' (?:is )?not in '?(\w+)'?", text):
-        return f"{match[1]}: no such key{_did_you_mean(match[1], known_keys())}; sppnet --cfg job shows all keys"
+        return (
+            f"{match[1]}: no such key{_did_you_mean(match[1], known_keys())}; sppnet --cfg job shows all keys"
+        )
     if match := re.search(r"full_key: (\S+)", text):
         return f"{match[1]}: {text.splitlines()[0]}"
     return " ".join(text.split())
@@ -112,5 +134,3 @@ def _text(error: BaseException) -> str:
         texts.insert(0, str(cause))
         cause = cause.__cause__ or cause.__context__
     return "\n".join(text for text in texts if text)
-
-

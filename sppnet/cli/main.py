@@ -47,6 +47,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code, with errors told in one line on stderr."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # the sweep says itself what it starts
     try:
         if not arguments or arguments[0] in ("--help", "-h", "help"):
             print(_help())

@@ -11,21 +11,22 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from sppnet.models.initialise import Init
 from sppnet.models.sppnet import SppNet
 from sppnet.run.allocator import keep_freed_memory
 from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
 from sppnet.run.guards import StepSeed
 from sppnet.run.interrupts import Interruption
 from sppnet.run.metrics_file import MetricsFile
-from sppnet.run.progress import CellProgress
+from sppnet.run.progress import CellProgress, Report
 
 log = logging.getLogger(__name__)
 
 
-def build_net(config: DictConfig, *, num_classes: int) -> SppNet:
+def build_net(config: DictConfig, *, init: Init, num_classes: int) -> SppNet:
     """Put backbone, pyramid and head together: YAML picks and sizes them, Python wires."""
     backbone = instantiate(config.backbone)
     input_norm = instantiate(config.input_norm)
@@ -39,27 +40,30 @@ def build_net(config: DictConfig, *, num_classes: int) -> SppNet:
         head_width=config.head.width,
         dropout=config.head.dropout,
         num_classes=num_classes,
-        init=instantiate(config.init),
+        init=init,
     )
 
 
 def build_trainer(
-    settings: Mapping[str, Any], directory: Path, interruption: Interruption, active: list[Logger]
+    settings: Mapping[str, Any],
+    directory: Path,
+    interruption: Interruption,
+    active: list[Logger],
+    report: Report,
 ) -> Trainer:
     """Lightning's trainer with one way to save, to seed, to report and to stop."""
-    trainer, cell = settings["trainer"], settings["cell"]
+    trainer = settings["trainer"]
     if trainer["keep_memory"]:
         keep_freed_memory()
     if trainer["threads"] is not None:
         torch.set_num_threads(trainer["threads"])
     _quieten()
-    callbacks = [
+    callbacks: list[Callback] = [
         StepSeed(seed=settings["seed"]),
         MetricsFile(directory=directory, every_steps=trainer["every_steps"]),
         RunCheckpoint(directory=directory, minutes=trainer["checkpoint_minutes"], interruption=interruption),
+        CellProgress(report),
     ]
-    if settings["progress"]:
-        callbacks.append(CellProgress(label=cell["label"] or "run", position=cell["position"], total=cell["total"]))
     return Trainer(
         accelerator=trainer["accelerator"],
         devices=trainer["devices"],
@@ -123,11 +127,12 @@ def _start(config: DictConfig, directory: Path, run_id: str) -> Logger:
 
 def _quieten() -> None:
     """Silence what Lightning says in every run and nobody can act on."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Our data is read in the training process on purpose when it fits into memory.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Ours writes checkpoints of its own into this directory.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
+    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
+    warnings.filterwarnings("ignore", message=".*set_vital.*")  # inside torchdata 0.11 on torch 2.15
     # Raised inside Lightning 2.6 by torch 2.15's pytree.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

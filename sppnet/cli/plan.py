@@ -52,7 +52,9 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
         key = override.get_key_element()
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
-                raise ConfigError(f"{override.input_line}: only lists of values can be swept, e.g. seed=0,1,2")
+                raise ConfigError(
+                    f"{override.input_line}: only lists of values can be swept, e.g. seed=0,1,2"
+                )
             axes[key] = list(override.sweep_string_iterator())
         elif key in axes:
             axes[key] = [override.get_value_element_as_str()]
@@ -62,7 +64,9 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
         shown[key] = list(dict.fromkeys([*shown.get(key, []), *axes[key]]))
     for part in ("rows", "columns"):
         if table[part] is not None and table[part] not in axes:
-            raise ConfigError(f"table.{part}={table[part]}: not an axis of this sweep ({', '.join(axes) or 'none'})")
+            raise ConfigError(
+                f"table.{part}={table[part]}: not an axis of this sweep ({', '.join(axes) or 'none'})"
+            )
     free = [name for name in axes if name != SEED_AXIS]
     columns = table["columns"] or (free[-1] if len(free) > 1 else None)
     return Layout(axes, shown, fixed, columns, [name for name in free if name != columns])

@@ -104,6 +104,7 @@ class Conf:
     reduced: list[str] = field(default_factory=list)
     width: float = MISSING
     progress: bool = True
+    jobs: int = MISSING
     image: ImageConf = field(default_factory=ImageConf)
     head: HeadConf = field(default_factory=HeadConf)
     training: TrainingConf = field(default_factory=TrainingConf)

@@ -9,7 +9,7 @@ from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -137,7 +137,7 @@ class ImageDataModule(LightningDataModule):
         return len(self.classes)
 
     def prepare_data(self) -> None:
-        """Find, or generate, the files once, before other ranks look for them."""
+        """Find, or generate, the files on one rank, before the others look for them."""
         _ = self.splits
 
     def setup(self, stage: str) -> None:
@@ -154,6 +154,11 @@ class ImageDataModule(LightningDataModule):
         sampler = EpochSampler(
             len(self.train_set.paths), seed=self.seed, sizes=self.sizes, num_replicas=num_replicas, rank=rank
         )
+        if self.trainer is not None:
+            # Lightning restores no loader's state from a checkpoint of an epoch's end, and calls set_epoch
+            # only after workers have begun to prefetch. This is the epoch it will set.
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
         images = TrainImages(
             self._store("train"), self.train_set.labels, transform=self.transform, seed=self.seed
         )
@@ -172,16 +177,18 @@ class ImageDataModule(LightningDataModule):
 
         For another size than that of the regions, the mean is resized, as Appendix A warps it.
         """
-        store = self._store("train")
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, "mean image"))
-        chosen = torch.randperm(len(store), generator=generator)[:_NUM_FOR_MEAN].tolist()
-        total = torch.zeros(3, self.crop, self.crop, dtype=torch.float64)
-        for index in chosen:
-            total += centre_crop(store[index], self.crop)
-        mean = (total / len(chosen)).float()
+        regions = self.central_regions(_NUM_FOR_MEAN)
+        mean = (regions.sum(dim=0, dtype=torch.float64) / len(regions)).float()
         if size == self.crop:
             return mean
         return F.interpolate(mean[None], size=(size, size), mode="bilinear", antialias=True)[0]
+
+    def central_regions(self, count: int) -> UInt8[Tensor, "n 3 crop crop"]:
+        """Central regions of up to `count` training images, chosen by the seed."""
+        store = self._store("train")
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "central regions"))
+        chosen = torch.randperm(len(store), generator=generator)[:count].tolist()
+        return torch.stack([centre_crop(store[index], self.crop) for index in chosen])
 
     def verify(self) -> Counter[str]:
         """Read every file; how many there are of each kind.
@@ -232,8 +239,7 @@ class ImageDataModule(LightningDataModule):
 
     def _share(self) -> tuple[int, int]:
         """Number of ranks, and which one this is."""
-        trainer = self.trainer
-        return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -121,7 +121,8 @@ class _Pass(Iterator[Draw]):
     """One pass over an epoch; the loader asks it where it stands (torchdata's `Stateful`).
 
     The state names the epoch, because Lightning lets a resumed loader prefetch before it tells the
-    sampler which epoch it is. A state saved after the last draw resumes with the next epoch.
+    sampler which epoch it is. A state saved after the last draw stands for the start of the next epoch:
+    Lightning takes that epoch from the restored iterator, without asking for a new one.
     """
 
     def __init__(self, sampler: EpochSampler) -> None:
@@ -142,7 +143,9 @@ class _Pass(Iterator[Draw]):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on where the state was taken."""
         self._start(state_dict["epoch"], state_dict["num_drawn"])
-        self.sampler.set_epoch(self.epoch + (self.num_drawn == len(self.order)))
+        if self.num_drawn == len(self.order):
+            self._start(self.epoch + 1, num_drawn=0)
+        self.sampler.set_epoch(self.epoch)
 
     def _start(self, epoch: int, num_drawn: int) -> None:
         self.epoch = epoch

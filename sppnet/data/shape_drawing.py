@@ -1,6 +1,7 @@
 """Paint a scene: one or more shapes, deformed, somewhere on a cluttered background.
 
-Neither position, size, colour nor brightness tells the class; only the outline does. All lengths are
+Shapes are brighter than what is around them, which lets small networks learn them from few images; but
+neither position, size, colour nor brightness tells the class, only the outline does. All lengths are
 in pixels of the finished scene, unless said; painting happens on a canvas twice as large, so that edges
 are smooth. Points are rows (x, y).
 """
@@ -15,9 +16,16 @@ from PIL import Image, ImageDraw
 from sppnet.data.shape_outlines import OUTLINES, Points
 
 _OVERSAMPLING = 2
-_BACKGROUND_RANGE = (40, 215)  # grey levels; leaves room for a contrasting shape on either side
-_MIN_CONTRAST = 70  # between the brightness of a shape and of what it covers, grey levels
-_MAX_NOISE = 14.0  # standard deviation of the noise on every pixel, grey levels
+_BACKGROUND_RANGE = (0, 110)  # grey levels of each colour, of gradients and patches
+_CLUTTER_RANGE = (0, 140)  # the same of strokes and blobs
+_MIN_CONTRAST = 90  # of a shape's brightness above what it covers, at least above _DARK, grey levels
+_DARK = 60
+_PATCH_DEVIATION = (5.0, 15.0)  # of the patches on the background's gradient, grey levels
+_NOISE_DEVIATION = (2.0, 10.0)  # of the noise on every pixel, grey levels
+_NUM_STROKES = (1, 3)
+_NUM_BLOBS = (1, 2)
+_BLOB_RADIUS = (0.05, 0.14)  # over the scene's short side
+_MAX_TURN = 25  # degrees, either way
 
 
 class Placement(NamedTuple):
@@ -51,7 +59,7 @@ def paint_scene(
     _paint_clutter(canvas, random)
     painted = [_paint_shape(canvas, placement, random) for placement in placements]
     pixels = np.asarray(canvas.reduce(_OVERSAMPLING), dtype=np.float32)
-    noise = random.standard_normal(pixels.shape, dtype=np.float32) * random.uniform(2.0, _MAX_NOISE)
+    noise = random.standard_normal(pixels.shape, dtype=np.float32) * random.uniform(*_NOISE_DEVIATION)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)), painted
 
 
@@ -63,7 +71,7 @@ def _smooth_colours(size: tuple[int, int], random: np.random.Generator) -> Image
     gradient = np.asarray(
         corners.resize((int(columns), int(rows)), Image.Resampling.BILINEAR), dtype=np.float32
     )
-    patches = random.standard_normal(gradient.shape) * random.uniform(5, 30)
+    patches = random.standard_normal(gradient.shape) * random.uniform(*_PATCH_DEVIATION)
     grid = np.clip(gradient + patches, low, high).astype(np.uint8)
     return Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)
 
@@ -72,16 +80,24 @@ def _paint_clutter(canvas: Image.Image, random: np.random.Generator) -> None:
     """Strokes and elongated blobs, which are shapes of no class."""
     draw = ImageDraw.Draw(canvas)
     extent = np.array(canvas.size)
-    for _ in range(random.integers(2, 7)):
+    for _ in range(random.integers(*_NUM_STROKES, endpoint=True)):
         points = random.uniform(-0.1, 1.1, (3, 2)) * extent
-        draw.line(_flat(points), fill=_any_colour(random), width=int(random.integers(2, 9)), joint="curve")
-    for _ in range(random.integers(1, 5)):
+        draw.line(
+            _flat(points),
+            fill=_random_colour(random, limits=_CLUTTER_RANGE),
+            width=int(random.integers(2, 9)),
+            joint="curve",
+        )
+    for _ in range(random.integers(*_NUM_BLOBS, endpoint=True)):
         angles = np.linspace(0, 2 * math.pi, 40, endpoint=False)
         radii = 1 + sum(0.22 * np.cos(k * angles + random.uniform(0, 2 * math.pi)) for k in (2, 3, 5))
         blob = np.stack([np.cos(angles) * radii, np.sin(angles) * radii * random.uniform(0.3, 0.5)], axis=1)
-        radius = random.uniform(0.05, 0.14) * extent.min()
+        radius = random.uniform(*_BLOB_RADIUS) * extent.min()
         turned = blob @ _rotation(random.uniform(0, 2 * math.pi)).T * radius
-        draw.polygon(_flat(turned + random.uniform(0, 1, 2) * extent), fill=_any_colour(random))
+        draw.polygon(
+            _flat(turned + random.uniform(0, 1, 2) * extent),
+            fill=_random_colour(random, limits=_CLUTTER_RANGE),
+        )
 
 
 def _paint_shape(canvas: Image.Image, placement: Placement, random: np.random.Generator) -> Painted:
@@ -122,8 +138,8 @@ class _Deformation(NamedTuple):
 
 
 def _random_deformation(random: np.random.Generator) -> _Deformation:
-    """Any small shear, stretch and bend; turned by up to 40 degrees either way."""
-    turn = _rotation(random.uniform(-40, 40) * math.pi / 180)
+    """Any small shear, stretch and bend; turned a little."""
+    turn = _rotation(math.radians(random.uniform(-_MAX_TURN, _MAX_TURN)))
     shear = np.array([[1.0, random.uniform(-0.2, 0.2)], [0.0, random.uniform(0.8, 1.0)]])
     waves = np.concatenate([random.uniform(-3, 3, (2, 2)), random.uniform(0, 2 * math.pi, (2, 1))], axis=1)
     matrix = turn @ shear
@@ -138,19 +154,20 @@ def _rotation(angle: float) -> Points:
     return np.array([[cosine, -sine], [sine, cosine]])
 
 
-def _any_colour(random: np.random.Generator) -> tuple[int, int, int]:
-    red, green, blue = random.integers(0, 256, 3).tolist()
+def _random_colour(random: np.random.Generator, *, limits: tuple[int, int]) -> tuple[int, int, int]:
+    red, green, blue = random.integers(*limits, 3).tolist()
     return red, green, blue
 
 
 def _contrasting_colour(
-    background: np.ndarray[tuple[int], np.dtype[np.uint8]], random: np.random.Generator
+    covered: np.ndarray[tuple[int], np.dtype[np.uint8]], random: np.random.Generator
 ) -> tuple[int, int, int]:
-    """A random colour clearly brighter or darker than `background`."""
-    brightness = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
+    """A random colour clearly brighter than the mean colour that it covers."""
+    weights = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
+    wanted = max(float(weights @ covered), _DARK) + _MIN_CONTRAST
     while True:
-        colour = _any_colour(random)
-        if abs(float(brightness @ colour - brightness @ background)) >= _MIN_CONTRAST:
+        colour = _random_colour(random, limits=(0, 256))
+        if weights @ colour >= wanted:
             return colour
 
 

@@ -33,7 +33,7 @@ from sppnet.errors import ConfigError, ResourceError
 _VERSION = 1  # to be raised with every change that draws other images
 _SHORT_SIDE = (110, 220)  # pixels, uniformly
 _ASPECT = (0.6, 1.7)  # width / height, uniformly on the logarithmic scale
-_RELATIVE_SIZE = (0.25, 0.8)  # diameter of a shape / short side, uniformly
+_RELATIVE_SIZE = (0.4, 0.85)  # diameter of a shape / short side, uniformly
 _DETECTION_SIZE = (0.2, 0.6)  # the same where up to four shapes share an image
 _MAX_OBJECTS = 4
 _PNG_EVERY = 8  # one file in so many is a PNG

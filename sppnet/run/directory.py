@@ -17,12 +17,19 @@ from typing import Any, Final
 
 import yaml
 
-from sppnet.artifacts import content_key, read_json, remove_stale_temporaries, write_json, write_marker, write_text
+from sppnet.artifacts import (
+    content_key,
+    read_json,
+    remove_stale_temporaries,
+    write_json,
+    write_marker,
+    write_text,
+)
 from sppnet.errors import ArtifactError
 
 # What a configuration holds beside what decides a run's result.
 NOT_IDENTITY: Final = (
-    *("hydra", "paths", "logger", "cell", "table", "data_loading", "progress", "reduced"),
+    *("hydra", "paths", "logger", "cell", "table", "data_loading", "progress", "jobs", "reduced"),
     *("data.workers", "data.cache_gb", "data.max_pixels"),
     *("trainer.threads", "trainer.keep_memory", "trainer.checkpoint_minutes", "trainer.every_steps"),
 )

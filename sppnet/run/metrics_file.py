@@ -34,7 +34,9 @@ class MetricsFile(Callback):
         """Cut off what came after the checkpoint (all of it, in a new run)."""
         if not trainer.is_global_zero:
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines()[: self.num_lines] if self.path.exists() else []
+        lines = (
+            self.path.read_text(encoding="utf-8").splitlines()[: self.num_lines] if self.path.exists() else []
+        )
         write_text(self.path, "".join(line + "\n" for line in lines))
 
     def on_train_batch_end(
@@ -42,18 +44,23 @@ class MetricsFile(Callback):
     ) -> None:
         """A line with the loss, the learning rate and the training size."""
         if trainer.global_step % self.every_steps == 0:
-            self._append(trainer, {"train/loss": float(outputs["loss"]), "train/size": int(batch.size)})
+            self._append(trainer, {"train/loss": float(outputs["loss"]), "train/size": batch.size})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A line with everything the epoch logged."""
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         self._append(trainer, {"end_of_epoch": 1, **metrics})
 
-    def _append(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def _append(self, trainer: Trainer, metrics: dict[str, float | int]) -> None:
         if not trainer.is_global_zero:
             return
         learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "learning_rate": learning_rate, **metrics}
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "learning_rate": learning_rate,
+            **metrics,
+        }
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")

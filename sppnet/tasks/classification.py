@@ -140,5 +140,3 @@ def _errors(metrics: MetricCollection) -> dict[str, Tensor]:
     errors = {f"{name}_error": 1.0 - value for name, value in metrics.compute().items()}
     metrics.reset()
     return errors
-
-

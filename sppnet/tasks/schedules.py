@@ -1,7 +1,7 @@
 """How the learning rate falls during training (paper §3.1: divided by 10, twice)."""
 
 from collections.abc import Sequence
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 from sppnet.errors import ConfigError
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Configures an optimiser's learning rate over a training of known length."""
 

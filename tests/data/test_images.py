@@ -80,7 +80,10 @@ def test_16_bit_colour_keeps_the_high_byte(tmp_path):
     header = struct.pack(">2I5B", 2, 1, 16, 2, 0, 0, 0)
     path = tmp_path / "deep.png"
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(row))
+        + chunk(b"IEND", b"")
     )
     assert pixels(path).tolist() == [[[255, 100, 0], [0, 1, 255]]]
 

@@ -10,7 +10,6 @@ from sppnet.errors import ArtifactError, ConfigError
 from sppnet.models.backbones import LayeredBackbone, TorchvisionBackbone
 
 PAPER = ["zf5", "convnet5", "overfeat5", "overfeat7"]
-TORCHVISION = ["squeezenet1_1", "alexnet", "vgg16", "resnet18", "convnext_tiny"]
 
 
 def map_side(backbone, size):
@@ -105,7 +104,8 @@ def test_a_row_that_builds_nothing_says_what_is_wrong_with_it(row, complaint):
 
 
 @pytest.mark.parametrize(("name", "conv4"), [
-    ("squeezenet1_1", "features.11"), ("alexnet", "features.9"), ("vgg16", "features.27"), ("resnet18", "layer3"),
+    ("squeezenet1_1", "features.11"), ("alexnet", "features.9"),
+    ("vgg16", "features.27"), ("resnet18", "layer3"),
 ])  # fmt: skip
 def test_the_step_before_the_last_convolution_is_found_in_torchvision_nets(backbone, name, conv4):
     with torch.device("meta"):

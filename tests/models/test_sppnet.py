@@ -1,6 +1,7 @@
 """The whole net: parameters, sizes, layers, first weights."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from sppnet.errors import ConfigError
 from sppnet.models.initialise import GaussianInit, ScaledInit
 from sppnet.models.normalise import InputNorm
 from sppnet.models.sppnet import SppNet
-from tests.models.conftest import CONF
 
+CONF = Path(__file__).parents[2] / "conf"
 TORCHVISION = ["squeezenet1_1", "alexnet", "vgg16", "resnet18", "convnext_tiny"]
 
 

@@ -1,4 +1,4 @@
-"""Response normalisation, against torch's module, Caffe's formula written as a loop, and finite differences."""
+"""Response normalisation, against torch's module, Caffe's formula as a loop, and finite differences."""
 
 import pytest
 import torch

@@ -1,0 +1,71 @@
+"""What a running sweep shows: a bar for the sweep and one for each cell, or plain lines without a terminal."""
+
+import time
+from types import TracebackType
+from typing import Final, Self, final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_LINE_EVERY_SECONDS: Final = 30.0
+
+
+@final
+class SweepView:
+    """Bars on a terminal; elsewhere a line for every finished cell and one every half minute.
+
+    Args:
+        total: Cells of the sweep.
+        done: Cells that are complete already.
+        is_shown: False says nothing but the lines of finished cells.
+    """
+
+    def __init__(self, *, total: int, done: int, is_shown: bool) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.total, self.done = total, done
+        self.is_shown = is_shown
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not (is_shown and self.console.is_terminal),
+        )
+        self._cells: dict[str, TaskID] = {}
+        self._sweep = self._bars.add_task("sweep", total=total, completed=done, detail="cells")
+        self._said_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def update(self, label: str, stage: str, completed: int, total: int, detail: str) -> None:
+        """One batch of a cell is done."""
+        if label not in self._cells:
+            self._cells[label] = self._bars.add_task(label, total=total, detail="")
+        self._bars.update(
+            self._cells[label], completed=completed, total=total, detail=f"{stage} {detail}".rstrip()
+        )
+        if not self.console.is_terminal and self.is_shown:
+            self._say_sometimes(f"{label}: {stage} {completed}/{total} {detail}".rstrip())
+
+    def finish(self, label: str, line: str) -> None:
+        """A cell has ended, well or not."""
+        if label in self._cells:
+            self._bars.remove_task(self._cells.pop(label))
+        self.done += 1
+        self._bars.update(self._sweep, completed=self.done)
+        self.console.print(f"[{self.done}/{self.total}] {line}", markup=False)
+
+    def _say_sometimes(self, line: str) -> None:
+        if time.monotonic() - self._said_at >= _LINE_EVERY_SECONDS:
+            self._said_at = time.monotonic()
+            self.console.print(f"[{self.done}/{self.total}] {line}", markup=False)

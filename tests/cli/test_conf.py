@@ -1,0 +1,128 @@
+"""Every configuration composes, binds to its classes, and says what it means."""
+
+import inspect
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from sppnet.cli.main import conf_dir
+from sppnet.cli.schema import register_schema
+from sppnet.run.directory import identity_key
+
+EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
+PRESETS = sorted(file.stem for file in (conf_dir() / "preset").glob("*.yaml"))
+# Given by the code that puts the parts together, not by YAML.
+GIVEN_LATER = {"net", "backbone"}
+
+
+def composed(*overrides: str) -> DictConfig:
+    register_schema()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides=["data.root=.", *overrides])
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def cells(experiment: str, preset: str) -> Iterator[tuple[list[str], DictConfig]]:
+    base = [f"experiment={experiment}", f"preset={preset}", "data.val_fraction=0.1"]
+    axes = plain(composed(*base))["table"]["axes"]
+    for values in itertools.product(*axes.values()):
+        choice = [f"{name}={value}" for name, value in zip(axes, values, strict=True)]
+        yield choice, composed(*base, *choice)
+
+
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_all_cells_of_a_table_differ(experiment: str, preset: str):
+    keys = [identity_key(plain(config)) for _, config in cells(experiment, preset)]
+    assert len(keys) > 1
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_papers_numbers_have_the_tables_rows_and_columns(experiment: str):
+    table = plain(composed(f"experiment={experiment}"))["table"]
+    rows, columns = table["axes"][table["rows"]], table["axes"][table["columns"]]
+    metrics = {metric["key"] for metric in table["metrics"]}
+    for metric, numbers in table["paper"].items():
+        assert metric in metrics
+        assert set(numbers) <= set(rows)
+        assert {column for row in numbers.values() for column in row} <= set(columns)
+    for claim in table["claims"]:
+        assert {claim["better"], claim["worse"]} <= {*rows, *columns}
+        assert claim["metric"] in metrics
+
+
+def test_what_a_setting_asks_for_is_what_runs():
+    for setting, levels, sizes in [
+        ("no_spp", [6], [224]),
+        ("spp_single", [6, 3, 2, 1], [224]),
+        ("spp_multi", [6, 3, 2, 1], [224, 180]),
+    ]:
+        config = composed("experiment=table2", f"setting={setting}")
+        assert list(config.pyramid.levels) == levels
+        assert list(config.train_sizes.sizes) == sizes
+
+
+def test_the_paper_trains_zf5_for_70_epochs_and_the_others_for_90():
+    epochs = {choice[1]: config.training.epochs for choice, config in cells("table2", "paper")}
+    assert epochs == {
+        "backbone=zf5": 70,
+        "backbone=convnet5": 90,
+        "backbone=overfeat5": 90,
+        "backbone=overfeat7": 90,
+    }
+
+
+def every_option() -> list[str]:
+    groups = [folder for folder in conf_dir().iterdir() if folder.is_dir() and folder.name != "hydra"]
+    return [
+        f"{folder.name}={file.stem}"
+        for folder in sorted(groups)
+        for file in sorted(folder.glob("*.yaml"))
+        if not file.stem.startswith("_")
+    ]
+
+
+@pytest.mark.parametrize("option", every_option())
+def test_every_option_binds_to_the_classes_it_names_and_no_class_has_a_value_of_its_own(option: str):
+    config = plain(composed(option))
+    for target in targets(config):
+        constructor = get_object(target["_target_"])
+        if not target["_target_"].startswith("sppnet."):
+            continue
+        signature = inspect.signature(constructor)
+        given = {key for key in target if not key.startswith("_")}
+        expected = set(signature.parameters)
+        assert given <= expected, f"{target['_target_']} takes no {given - expected}"
+        assert expected - given <= GIVEN_LATER, f"{target['_target_']} lacks {expected - given}"
+        for parameter in signature.parameters.values():
+            assert parameter.default is inspect.Parameter.empty, f"{target['_target_']}: {parameter}"
+
+
+def test_no_configuration_names_anything_outside_the_project_but_the_dashboards():
+    for file in conf_dir().rglob("*.yaml"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if "_target_:" in line:
+                name = line.partition("_target_:")[2].strip().partition(",")[0].rstrip("}")
+                assert name.startswith(("sppnet.", "pytorch_lightning.loggers.")), f"{file}: {name}"

@@ -1,0 +1,70 @@
+"""A user's mistake is one line, exit code 2 or 3, and nothing written."""
+
+from pathlib import Path
+
+import pytest
+
+MISTAKES = [
+    (["lrr=0.1"], "lrr"),
+    (["training.learning_rat=0.1"], "did you mean training.learning_rate"),
+    (["trainin.epochs=3"], "did you mean training"),
+    (["epochs=3"], "did you mean training.epochs"),
+    (["backbone=zf6"], "did you mean zf5"),
+    (["experiment=tabel2"], "did you mean table2"),
+    (["preset=mni"], "did you mean mini"),
+    (["backbon=zf5"], "did you mean backbone"),
+    (["experiment=table2", "backbone=zf5,zf6"], "did you mean zf5"),
+    (["training.learning_rate=abc"], "training.learning_rate"),
+    (["training.learning_rate="], "training.learning_rate"),
+    (["training.learning_rate=-1"], "training.learning_rate=-1.0: must be a positive number"),
+    (["training.epochs=-5"], "training.epochs=-5: must be 1 or more"),
+    (["training.epochs=1.5"], "training.epochs"),
+    (["seed=abc"], "seed"),
+    (["seed=-1"], "seed=-1: must be 0 or more"),
+    (["pyramid.levels=[0]"], "pyramid.levels=[0]"),
+    (["pyramid.levels=[6,6]"], "pyramid.levels=[6, 6]"),
+    (["pyramid.levels=[]"], "pyramid.levels=[]"),
+    (["image.size=300"], "image.size=300 does not fit"),
+    (["image.small_size=230"], "image.small_size=230"),
+    (["data.train_per_class=abc"], "data.train_per_class=abc"),
+    (["data.train_per_class=0"], "data.train_per_class=0"),
+    (["data.val_fraction=1.5"], "data.val_fraction=1.5"),
+    (["head.dropout=1"], "head.dropout=1.0"),
+    (["pyramid=none", "train_sizes=multi"], "train_sizes=single"),
+    (["schedule=plateau", "data.val_fraction=0"], "data.val_fraction=0.05"),
+    (["seed=range(1"], "seed=range(1"),
+    (["data=folder"], "data.root"),
+    (["data=caltech101"], "data.root"),
+    (["training.learning_rate=interval(0,1)"], "only lists of values"),
+    (["--no-such-option"], ""),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value) or "-")
+def test_a_mistake_is_one_line_and_nothing_is_written(sppnet, capfd, tmp_path: Path, arguments, said):
+    defaults = ["preset=mini", "logger=none"]
+    if not any(argument.startswith("preset") for argument in arguments):
+        arguments = [*defaults, *arguments]
+    try:
+        code = sppnet(*arguments)
+    except SystemExit as stop:  # argparse's own usage errors
+        code = stop.code
+    message = capfd.readouterr().err.strip()
+    assert code == 2
+    assert said in message
+    assert "Traceback" not in message
+    assert len(message.splitlines()) <= 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_named_before_anything_starts(sppnet, capfd, tmp_path: Path):
+    assert sppnet("preset=mini", "data=caltech101", "data.root=nowhere") == 3
+    assert "data.root=nowhere" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_the_verbs_and_the_groups(sppnet, capfd):
+    assert sppnet("--help") == 0
+    text = capfd.readouterr().out
+    assert "sppnet report" in text
+    assert "backbone: alexnet convnet5" in text

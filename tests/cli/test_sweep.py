@@ -1,0 +1,148 @@
+"""A table end to end on generated images, so small that it is a matter of seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TABLE = ("experiment=table2", "backbone=zf5,overfeat5", "setting=no_spp,spp_multi", "jobs=1")
+
+
+def runs(tmp_path: Path) -> list[Path]:
+    return sorted(path for path in (tmp_path / "runs" / "table2").iterdir() if path.is_dir())
+
+
+def metrics(tmp_path: Path) -> dict[str, dict[str, float]]:
+    return {
+        run.name: {
+            key: value
+            for key, value in json.loads((run / "metrics.json").read_text()).items()
+            if not key.endswith("seconds")
+        }
+        for run in runs(tmp_path)
+    }
+
+
+def weights(tmp_path: Path) -> dict[str, bytes]:
+    return {run.name: (run / "model.safetensors").read_bytes() for run in runs(tmp_path)}
+
+
+def subprocess_of(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "sppnet.cli.main", *arguments]
+    return subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+    )
+
+
+def report(sppnet, capfd, tmp_path: Path) -> dict:
+    capfd.readouterr()
+    assert sppnet("report", str(tmp_path / "runs" / "table2"), "--format", "json") == 0
+    return json.loads(capfd.readouterr().out)
+
+
+def test_a_sweep_ends_in_a_table_and_a_second_one_has_nothing_to_do(sppnet, capfd, tmp_path: Path, tiny):
+    assert sppnet(*TABLE, *tiny) == 0
+    printed = capfd.readouterr().out
+    assert "Table 2" in printed
+    assert "preset mini" in printed
+    table = report(sppnet, capfd, tmp_path)
+    done = {(cell["row"], cell["column"]) for cell in table["cells"] if cell["status"] == "complete"}
+    assert done == {(row, column) for row in ("no_spp", "spp_multi") for column in ("zf5", "overfeat5")}
+    assert len(table["cells"]) == 12
+    first = metrics(tmp_path)
+    marks = {run: (run / "COMPLETE").stat().st_mtime_ns for run in runs(tmp_path)}
+
+    assert sppnet(*TABLE, *tiny) == 0
+    assert "4 of 4 cells are complete" in capfd.readouterr().out
+    assert {run: (run / "COMPLETE").stat().st_mtime_ns for run in runs(tmp_path)} == marks
+    assert metrics(tmp_path) == first
+
+
+def test_finding_out_that_all_is_done_imports_no_torch(sppnet, tmp_path: Path, tiny):
+    arguments = ["backbone=zf5", *tiny]
+    assert sppnet(*arguments) == 0
+    code = (
+        "import sys; from sppnet.cli.main import run; code = run(sys.argv[1:]);"
+        "sys.exit(code or ('torch' in sys.modules) * 99)"
+    )
+    again = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "1 of 1 cells are complete" in again.stdout
+
+
+def test_seeds_are_an_axis_with_mean_and_deviation(sppnet, capfd, tmp_path: Path, tiny):
+    assert sppnet("experiment=table2", "backbone=zf5", "setting=spp_single", "seed=0,1", "jobs=1", *tiny) == 0
+    values = [run["test/top1_error"] for run in metrics(tmp_path).values()]
+    (cell,) = [cell for cell in report(sppnet, capfd, tmp_path)["cells"] if cell["n"]]
+    assert cell["n"] == 2
+    assert cell["ours"] == pytest.approx(100 * sum(values) / 2)
+    assert cell["std"] == pytest.approx(100 * abs(values[0] - values[1]) / 2**0.5)
+    assert cell["paper"] == 34.98
+
+
+def test_a_failing_cell_is_told_at_once_and_the_same_command_tries_it_again(
+    sppnet, capfd, tmp_path: Path, tiny
+):
+    # A learning rate at which the first loss is finite and the next is not.
+    arguments = ["backbone=zf5", "training.learning_rate=0.001,1e30", "jobs=1", *tiny]
+    assert sppnet(*arguments) == 7
+    said = capfd.readouterr().err
+    assert "FAILED" in said
+    assert "NonFiniteError" in said
+    (failed,) = [run for run in (tmp_path / "runs" / "single").iterdir() if "1e-30" in run.name or "1e30" in run.name]
+    assert "Traceback" in (failed / "run.log").read_text()
+    assert json.loads((failed / "status.json").read_text())["state"] == "failed"
+    assert sppnet(*arguments) == 7
+    assert "1 of 2 cells are complete, 1 to run" in capfd.readouterr().out
+
+
+def test_a_single_failing_run_exits_with_its_own_code(sppnet, tiny):
+    assert sppnet("training.learning_rate=1e30", *tiny) == 5
+
+
+def test_side_by_side_cells_give_the_same_weights_as_one_after_the_other(tmp_path: Path, tiny, sppnet):
+    arguments = ["experiment=table2", "backbone=zf5", "setting=no_spp,spp_multi", *tiny]
+    assert sppnet(*arguments, "jobs=1") == 0
+    alone = weights(tmp_path)
+    (tmp_path / "runs").rename(tmp_path / "alone")
+    assert sppnet(*arguments, "jobs=2") == 0
+    assert weights(tmp_path) == alone
+
+
+def interrupt_when(process: "subprocess.Popen[str]", condition, number: int) -> int:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    return process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(tmp_path: Path, tiny, sppnet, jobs: int):
+    arguments = [*TABLE[:3], f"jobs={jobs}", *tiny, "training.epochs=6"]
+    process = subprocess_of(tmp_path, *arguments)
+
+    def third_cell_trains() -> bool:
+        folder = tmp_path / "runs" / "table2"
+        complete = len(list(folder.glob("*/COMPLETE")))
+        begun = [run for run in folder.glob("*/metrics.jsonl") if not (run.parent / "COMPLETE").exists()]
+        return complete >= 2 and any(run.stat().st_size for run in begun)
+
+    assert interrupt_when(process, third_cell_trains, signal.SIGINT) == 130
+    marks = {run.parent.name: run.stat().st_mtime_ns for run in (tmp_path / "runs").rglob("COMPLETE")}
+    assert 2 <= len(marks) < 4
+    assert sppnet(*arguments) == 0
+    after = {run.parent.name: run.stat().st_mtime_ns for run in (tmp_path / "runs").rglob("COMPLETE")}
+    assert {name: after[name] for name in marks} == marks
+    resumed, resumed_metrics = weights(tmp_path), metrics(tmp_path)
+    (tmp_path / "runs").rename(tmp_path / "resumed")
+    assert sppnet(*arguments) == 0
+    assert weights(tmp_path) == resumed
+    assert metrics(tmp_path) == resumed_metrics

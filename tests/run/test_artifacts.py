@@ -1,0 +1,105 @@
+"""The one writer: whole files or none, whenever it is killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sppnet.artifacts import (
+    content_key,
+    digest_matches,
+    read_json,
+    write_atomic,
+    write_json,
+    write_named_by_digest,
+)
+from sppnet.errors import ArtifactError, ResourceError
+
+WRITER = """
+import sys
+from pathlib import Path
+from sppnet.artifacts import write_json
+for version in range(10**9):
+    write_json(Path(sys.argv[1]), {"version": version, "filling": "x" * 200_000})
+    print(version, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path):
+    path = tmp_path / "state.json"
+    generator = random.Random(0)
+    for _ in range(15):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        acknowledged = int(writer.stdout.readline())
+        time.sleep(generator.uniform(0, 0.05))
+        writer.send_signal(signal.SIGKILL)
+        acknowledged = max([acknowledged, *(int(line) for line in writer.stdout.read().split() if line)])
+        writer.wait()
+        stored = json.loads(path.read_text())
+        assert stored["version"] in (acknowledged, acknowledged + 1)
+        assert len(stored["filling"]) == 200_000
+
+
+def test_a_failing_writer_leaves_the_old_file_and_no_temporary(tmp_path: Path):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"old": 1})
+
+    def fail(stream):
+        stream.write(b"half")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_atomic(path, fail)
+    assert read_json(path) == {"old": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_full_disk_is_named_with_what_is_free(tmp_path: Path):
+    resource = pytest.importorskip("resource")
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            write_json(tmp_path / "big.json", "x" * 10_000)
+        except ResourceError as error:
+            os._exit(6 if "GB free" in str(error) and "big.json" in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path):
+    (tmp_path / "runs").write_text("not a folder")
+    with pytest.raises(ResourceError, match="choose another paths.runs"):
+        write_json(tmp_path / "runs" / "status.json", {})
+
+
+def test_a_name_made_of_the_digest_finds_every_flipped_byte(tmp_path: Path):
+    path = write_named_by_digest(tmp_path, "checkpoint-00000012", ".ckpt", lambda s: s.write(b"weights" * 100))
+    assert path.name.startswith("checkpoint-00000012-")
+    assert digest_matches(path)
+    content = bytearray(path.read_bytes())
+    for position in range(0, len(content), 97):
+        content[position] ^= 1
+        path.write_bytes(content)
+        assert not digest_matches(path)
+        content[position] ^= 1
+
+
+def test_a_key_depends_on_content_and_not_on_order():
+    assert content_key({"a": 1, "b": [1.5, None]}) == content_key({"b": [1.5, None], "a": 1})
+    assert content_key({"a": 1}) != content_key({"a": 2})
+
+
+def test_a_broken_json_file_is_named(tmp_path: Path):
+    (tmp_path / "status.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"status\.json"):
+        read_json(tmp_path / "status.json")

@@ -1,0 +1,100 @@
+"""A killed run ends with the same weights, bit for bit, and the same log, line for line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sppnet.errors import ArtifactError
+from sppnet.run.checkpoints import newest_checkpoint
+
+# Every batch is followed by a checkpoint: wherever the kill falls, there is one in mid-epoch.
+ALWAYS = "trainer.checkpoint_minutes=0"
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = [path for path in folder.glob("runs/single/*") if path.is_dir()]
+    return run
+
+
+def train(folder: Path, *arguments: str, kill_after_lines: int | None = None, number: int = signal.SIGKILL) -> int:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sppnet.cli.main", *arguments],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ),
+    )
+    while kill_after_lines is not None and process.poll() is None:
+        log = next(folder.glob("runs/single/*/metrics.jsonl"), None)
+        if log is not None and len(log.read_bytes().splitlines()) >= kill_after_lines:
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    return process.wait(timeout=120)
+
+
+@pytest.mark.parametrize("sizes", ["multi", "random"])
+def test_a_killed_run_ends_with_the_same_weights_and_log(tmp_path: Path, tiny, sppnet, sizes: str):
+    arguments = [
+        *tiny,
+        "backbone=zf5",
+        f"train_sizes={sizes}",
+        "training.epochs=6",
+        "trainer.every_steps=1",
+        "paths.runs=runs",
+    ]
+    assert sppnet(*arguments) == 0
+    undisturbed = only_run(tmp_path)
+    weights = (undisturbed / "model.safetensors").read_bytes()
+    lines = (undisturbed / "metrics.jsonl").read_text()
+    (tmp_path / "runs").rename(tmp_path / "undisturbed")
+
+    for kill_after_lines in (2, 9):  # in the first and in a later epoch
+        assert train(tmp_path, *arguments, ALWAYS, kill_after_lines=kill_after_lines) == -signal.SIGKILL
+    assert sppnet(*arguments) == 0
+    resumed = only_run(tmp_path)
+    assert "going on from checkpoint-" in (resumed / "run.log").read_text()
+    assert (resumed / "model.safetensors").read_bytes() == weights
+    assert (resumed / "metrics.jsonl").read_text() == lines
+
+
+def test_sigterm_saves_and_exits_with_143(tmp_path: Path, tiny):
+    arguments = [*tiny, "backbone=zf5", "training.epochs=50", "trainer.every_steps=1", "paths.runs=runs"]
+    assert train(tmp_path, *arguments, kill_after_lines=3, number=signal.SIGTERM) == 143
+    run = only_run(tmp_path)
+    assert newest_checkpoint(run) is not None
+    assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    from sppnet.run.checkpoints import DigestCheckpointIO
+
+    for step in (10, 20, 30):
+        DigestCheckpointIO().save_checkpoint({"step": step}, folder / f"checkpoint-{step:08d}")
+    return sorted(folder.glob("*.ckpt"))
+
+
+def test_the_two_newest_checkpoints_are_kept(tmp_path: Path):
+    assert [path.name[:19] for path in checkpoints(tmp_path)] == ["checkpoint-00000020", "checkpoint-00000030"]
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog):
+    older, newer = checkpoints(tmp_path)
+    newer.write_bytes(newer.read_bytes()[:-10])
+    assert newest_checkpoint(tmp_path) == older
+    assert newer.name in caplog.text
+    assert torch.load(older, weights_only=True) == {"step": 20}
+
+
+def test_when_all_checkpoints_are_damaged_training_does_not_silently_start_anew(tmp_path: Path):
+    for path in checkpoints(tmp_path):
+        path.write_bytes(b"")
+    with pytest.raises(ArtifactError, match="all 2 checkpoints are damaged"):
+        newest_checkpoint(tmp_path)
