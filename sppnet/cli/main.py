@@ -15,7 +15,7 @@ from sppnet.run.interrupts import Interrupted
 VERBS: Final = {
     "report": "print a table: ours, the paper's, the difference, and its claims checked",
     "status": "say how far the runs of a table are",
-    "data": "make, check or describe a data set (data verify, data make)",
+    "data": "count the images of a data set (data show) or read every file (data verify)",
     "bench": "time our kernels against their peers, side by side",
 }
 

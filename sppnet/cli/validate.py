@@ -72,14 +72,24 @@ def validate(config: Mapping[str, Any]) -> None:
     """
     for rule in RULES:
         _check(rule, rule.key, _at(config, rule.key))
-    for rule in DATA_RULES:
-        if rule.key in config["data"]:
-            _check(rule, f"data.{rule.key}", config["data"][rule.key])
     _check_pyramid(config)
     _check_sizes(config)
     _check_schedule(config)
-    root = config["data"].get("root")
-    is_made = config["data"]["reader"]["_target_"].endswith("ShapesReader")  # makes its own folder
+    validate_data(config["data"])
+
+
+def validate_data(data: Mapping[str, Any]) -> None:
+    """Check the numbers and the folder of a data set.
+
+    Raises:
+        ConfigError: A number is out of range.
+        DataError: data.root does not exist.
+    """
+    for rule in DATA_RULES:
+        if rule.key in data:
+            _check(rule, f"data.{rule.key}", data[rule.key])
+    root = data.get("root")
+    is_made = data["reader"]["_target_"].endswith("ShapesReader")  # makes its own folder
     if root is not None and not is_made and not Path(root).expanduser().is_dir():
         raise DataError(
             f"data.root={root}: no such directory (looked at {Path(root).expanduser().absolute()})"

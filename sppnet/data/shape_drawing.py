@@ -20,6 +20,7 @@ _BACKGROUND_RANGE = (0, 110)  # grey levels of each colour, of gradients and pat
 _CLUTTER_RANGE = (0, 140)  # the same of strokes and blobs
 _MIN_CONTRAST = 90  # of a shape's brightness above what it covers, at least above _DARK, grey levels
 _DARK = 60
+_BRIGHT = 220  # and never asked to be brighter than this
 _PATCH_DEVIATION = (5.0, 15.0)  # of the patches on the background's gradient, grey levels
 _NOISE_DEVIATION = (2.0, 10.0)  # of the noise on every pixel, grey levels
 _NUM_STROKES = (1, 3)
@@ -164,7 +165,8 @@ def _contrasting_colour(
 ) -> tuple[int, int, int]:
     """A random colour clearly brighter than the mean colour that it covers."""
     weights = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
-    wanted = max(float(weights @ covered), _DARK) + _MIN_CONTRAST
+    # What is covered may be another shape, brighter than any colour could outdo.
+    wanted = min(max(float(weights @ covered), _DARK) + _MIN_CONTRAST, _BRIGHT)
     while True:
         colour = _random_colour(random, limits=(0, 256))
         if weights @ colour >= wanted:

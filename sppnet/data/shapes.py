@@ -30,7 +30,7 @@ from sppnet.data.shape_outlines import CLASSES
 from sppnet.data.splits import ImageSplits, Selection, split_given
 from sppnet.errors import ConfigError, ResourceError
 
-_VERSION = 1  # to be raised with every change that draws other images
+_VERSION = 2  # to be raised with every change that draws other images
 _SHORT_SIDE = (110, 220)  # pixels, uniformly
 _ASPECT = (0.6, 1.7)  # width / height, uniformly on the logarithmic scale
 _RELATIVE_SIZE = (0.4, 0.85)  # diameter of a shape / short side, uniformly

@@ -21,14 +21,16 @@ class MetricsFile(Callback):
         self.path = directory / "metrics.jsonl"
         self.every_steps = every_steps
         self.num_lines = 0
+        self.loss_sum, self.num_batches = 0.0, 0  # of the epoch so far
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of lines written so far."""
-        return {"num_lines": self.num_lines}
+        """The number of lines written so far, and the unfinished epoch's losses."""
+        return {"num_lines": self.num_lines, "loss_sum": self.loss_sum, "num_batches": self.num_batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the number of lines of the checkpoint."""
+        """Go on from the checkpoint's."""
         self.num_lines = state_dict["num_lines"]
+        self.loss_sum, self.num_batches = state_dict["loss_sum"], state_dict["num_batches"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut off what came after the checkpoint (all of it, in a new run)."""
@@ -43,13 +45,22 @@ class MetricsFile(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A line with the loss, the learning rate and the training size."""
+        loss = float(outputs["loss"])
+        self.loss_sum += loss
+        self.num_batches += 1
         if trainer.global_step % self.every_steps == 0:
-            self._append(trainer, {"train/loss": float(outputs["loss"]), "train/size": batch.size})
+            self._append(trainer, {"train/loss": loss, "train/size": batch.size})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A line with everything the epoch logged."""
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        self._append(trainer, {"end_of_epoch": 1, **metrics})
+        """A line with the epoch's mean loss and its errors on held-out images."""
+        held_out = {
+            key: float(trainer.callback_metrics[key])
+            for key in sorted(trainer.callback_metrics)
+            if key.startswith("val/")
+        }
+        mean_loss = self.loss_sum / max(1, self.num_batches)
+        self._append(trainer, {"end_of_epoch": 1, "train/loss": mean_loss, **held_out})
+        self.loss_sum, self.num_batches = 0.0, 0
 
     def _append(self, trainer: Trainer, metrics: dict[str, float | int]) -> None:
         if not trainer.is_global_zero:

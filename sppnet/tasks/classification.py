@@ -71,8 +71,8 @@ class ClassificationTask(LightningModule):
             learning_rate=self.trainer.optimizers[0].param_groups[0]["lr"],
             ids=batch.ids,
         )
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
-        self.log("train/size", float(batch.size), on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        step = {"train/loss": loss, "train/size": float(batch.size)}
+        self.log_dict(step, on_step=True, on_epoch=False, batch_size=len(batch.labels))
         return loss
 
     def validation_step(self, batch: ViewBatch, batch_idx: int) -> None:

@@ -35,7 +35,12 @@ def weights(tmp_path: Path) -> dict[str, bytes]:
 def subprocess_of(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "sppnet.cli.main", *arguments]
     return subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=dict(os.environ),
     )
 
 
@@ -49,7 +54,7 @@ def test_a_sweep_ends_in_a_table_and_a_second_one_has_nothing_to_do(sppnet, capf
     assert sppnet(*TABLE, *tiny) == 0
     printed = capfd.readouterr().out
     assert "Table 2" in printed
-    assert "preset mini" in printed
+    assert "mini: not the paper's scale" in " ".join(printed.split())
     table = report(sppnet, capfd, tmp_path)
     done = {(cell["row"], cell["column"]) for cell in table["cells"] if cell["status"] == "complete"}
     assert done == {(row, column) for row in ("no_spp", "spp_multi") for column in ("zf5", "overfeat5")}
@@ -70,7 +75,9 @@ def test_finding_out_that_all_is_done_imports_no_torch(sppnet, tmp_path: Path, t
         "import sys; from sppnet.cli.main import run; code = run(sys.argv[1:]);"
         "sys.exit(code or ('torch' in sys.modules) * 99)"
     )
-    again = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    again = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
     assert again.returncode == 0, again.stderr
     assert "1 of 1 cells are complete" in again.stdout
 
@@ -94,7 +101,9 @@ def test_a_failing_cell_is_told_at_once_and_the_same_command_tries_it_again(
     said = capfd.readouterr().err
     assert "FAILED" in said
     assert "NonFiniteError" in said
-    (failed,) = [run for run in (tmp_path / "runs" / "single").iterdir() if "1e-30" in run.name or "1e30" in run.name]
+    (failed,) = [
+        run for run in (tmp_path / "runs" / "single").iterdir() if "1e-30" in run.name or "1e30" in run.name
+    ]
     assert "Traceback" in (failed / "run.log").read_text()
     assert json.loads((failed / "status.json").read_text())["state"] == "failed"
     assert sppnet(*arguments) == 7

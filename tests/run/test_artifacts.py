@@ -35,7 +35,9 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path):
     path = tmp_path / "state.json"
     generator = random.Random(0)
     for _ in range(15):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+        )
         assert writer.stdout is not None
         acknowledged = int(writer.stdout.readline())
         time.sleep(generator.uniform(0, 0.05))
@@ -83,7 +85,9 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path):
 
 
 def test_a_name_made_of_the_digest_finds_every_flipped_byte(tmp_path: Path):
-    path = write_named_by_digest(tmp_path, "checkpoint-00000012", ".ckpt", lambda s: s.write(b"weights" * 100))
+    path = write_named_by_digest(
+        tmp_path, "checkpoint-00000012", ".ckpt", lambda s: s.write(b"weights" * 100)
+    )
     assert path.name.startswith("checkpoint-00000012-")
     assert digest_matches(path)
     content = bytearray(path.read_bytes())

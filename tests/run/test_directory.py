@@ -10,7 +10,12 @@ from sppnet.artifacts import read_json
 from sppnet.errors import ArtifactError
 from sppnet.run.directory import RunDirectory, identity_key, slug
 
-CONFIG = {"seed": 0, "training": {"epochs": 3}, "paths": {"runs": "runs"}, "data": {"root": "here", "workers": 0}}
+CONFIG = {
+    "seed": 0,
+    "training": {"epochs": 3},
+    "paths": {"runs": "runs"},
+    "data": {"root": "here", "workers": 0},
+}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ def only_run(folder: Path) -> Path:
     return run
 
 
-def train(folder: Path, *arguments: str, kill_after_lines: int | None = None, number: int = signal.SIGKILL) -> int:
+def train(
+    folder: Path, *arguments: str, kill_after_lines: int | None = None, number: int = signal.SIGKILL
+) -> int:
     process = subprocess.Popen(
         [sys.executable, "-m", "sppnet.cli.main", *arguments],
         cwd=folder,
@@ -82,7 +84,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def test_the_two_newest_checkpoints_are_kept(tmp_path: Path):
-    assert [path.name[:19] for path in checkpoints(tmp_path)] == ["checkpoint-00000020", "checkpoint-00000030"]
+    assert [path.name[:19] for path in checkpoints(tmp_path)] == [
+        "checkpoint-00000020",
+        "checkpoint-00000030",
+    ]
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog):

@@ -1,0 +1,60 @@
+"""`sppnet data`: look at a data set before anything is trained on it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sppnet.errors import ConfigError
+
+if TYPE_CHECKING:  # imports torch
+    from sppnet.data.datamodule import ImageDataModule
+
+
+def main(argv: Sequence[str]) -> int:
+    """Describe or check the data set that a configuration names; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="sppnet data",
+        description="Look at the data set a configuration names, e.g. sppnet data verify data=folder data.root=DIR",
+    )
+    parser.add_argument(
+        "verb", choices=("show", "verify"), help="show: count images; verify: read every file"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for sppnet; default data=shapes"
+    )
+    arguments = parser.parse_args(list(argv))
+    data = _datamodule(arguments.overrides)
+    splits = (("train", data.train_set), ("held out", data.val_set), ("test", data.test_set))
+    counts = ", ".join(f"{len(images.paths)} {name}" for name, images in splits)
+    print(f"{data.data_name}: {data.num_classes} classes; {counts} images")
+    if arguments.verb == "verify":
+        kinds = data.verify()
+        print("all readable: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
+    return 0
+
+
+def _datamodule(overrides: Sequence[str]) -> "ImageDataModule":
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from sppnet.cli.experiment import explain
+    from sppnet.cli.main import conf_dir
+    from sppnet.cli.schema import register_schema
+    from sppnet.cli.validate import validate_data
+
+    register_schema()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = compose("config", overrides=list(overrides))
+        plain = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(plain, dict)
+    validate_data({str(key): value for key, value in plain.items()})
+    print("reading ...", file=sys.stderr)
+    data: ImageDataModule = instantiate(config.data)
+    return data
