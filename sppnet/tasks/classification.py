@@ -4,7 +4,7 @@ The training size changes from epoch to epoch (§2.3.2): the batch holds crops o
 which size the network sees them, so both sizes show the same content.
 """
 
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
