@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     """Describe or check the data set that a configuration names; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="sppnet data",
-        description="Look at the data set a configuration names, e.g. sppnet data verify data=folder data.root=DIR",
+        description="Look at the data set of a configuration: sppnet data verify data=folder data.root=DIR",
     )
     parser.add_argument(
         "verb", choices=("show", "verify"), help="show: count images; verify: read every file"

@@ -105,15 +105,17 @@ def known_keys() -> list[str]:
 def _paths(node: object, prefix: str) -> Iterator[str]:
     if isinstance(node, DictConfig):
         for key in node:
-            yield f"{prefix}{key}"
-            yield from _paths(node._get_node(key), f"{prefix}{key}.")
+            path = prefix + str(key)
+            yield path
+            yield from _paths(node._get_node(key), path + ".")
 
 
 def _unknown_option(name: str, text: str) -> str:
     group, _, choice = name.rpartition("/")
     options = re.findall(r"^\s+(\S+)$", text.partition("Available options")[2], flags=re.MULTILINE)
     if options:
-        return f"{group}={choice}: no such {group}{_did_you_mean(choice, options)}; there are {', '.join(options)}"
+        suggestion = _did_you_mean(choice, options)
+        return f"{group}={choice}: no such {group}{suggestion}; there are {', '.join(options)}"
     return f"{name}: no such group or key{_did_you_mean(name, known_keys())}; sppnet --help lists the groups"
 
 

@@ -30,7 +30,7 @@ run     sppnet experiment=table2 preset=mini                      a table, small
 
 look    {verbs}
 
-set     GROUP=NAME or KEY=VALUE; sppnet --cfg job shows all keys, sppnet --info searchpath where they come from
+set     GROUP=NAME or KEY=VALUE; sppnet --cfg job shows all keys
         {groups}
         your own files: --config-dir DIR or $SPPNET_CONF
 
@@ -49,20 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("hydra").setLevel(logging.WARNING)  # the sweep says itself what it starts
     try:
-        if not arguments or arguments[0] in ("--help", "-h", "help"):
-            print(_help())
-            return 0
-        if arguments[0] == "--version":
-            from importlib.metadata import version
-
-            print(f"sppnet {version('sppnet')}")
-            return 0
-        if arguments[0] in VERBS:
-            verb = importlib.import_module(f"sppnet.cli.{arguments[0]}")
-            return int(verb.main(arguments[1:]))
-        from sppnet.cli.experiment import run_experiment
-
-        run_experiment(arguments)
+        return _dispatch(arguments)
     except SppnetError as error:
         print(f"sppnet: {error}", file=sys.stderr)
         return error.exit_code
@@ -76,6 +63,24 @@ def run(arguments: Sequence[str]) -> int:
         traceback.print_exc()
         print(f"sppnet: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    """Help, a verb, or an experiment."""
+    first = arguments[0] if arguments else "--help"
+    if first in ("--help", "-h", "help"):
+        print(_help())
+    elif first == "--version":
+        from importlib.metadata import version
+
+        print(f"sppnet {version('sppnet')}")
+    elif first in VERBS:
+        verb = importlib.import_module(f"sppnet.cli.{first}")
+        return int(verb.main(arguments[1:]))
+    else:
+        from sppnet.cli.experiment import run_experiment
+
+        run_experiment(arguments)
     return 0
 
 

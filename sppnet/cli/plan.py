@@ -45,11 +45,13 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
     Raises:
         ConfigError: The table names an axis for its rows or columns that it does not have.
     """
-    axes = {name: [str(value) for value in values] for name, values in table["axes"].items()}
+    axes: dict[str, list[str]] = {
+        name: [str(value) for value in values] for name, values in table["axes"].items()
+    }
     shown = {name: list(values) for name, values in axes.items()}
     fixed = []
     for override in OverridesParser.create().parse_overrides(list(arguments)):
-        key = override.get_key_element()
+        key = str(override.get_key_element())
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
                 raise ConfigError(
@@ -67,8 +69,8 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
             raise ConfigError(
                 f"table.{part}={table[part]}: not an axis of this sweep ({', '.join(axes) or 'none'})"
             )
-    free = [name for name in axes if name != SEED_AXIS]
-    columns = table["columns"] or (free[-1] if len(free) > 1 else None)
+    free: list[str] = [name for name in axes if name != SEED_AXIS]
+    columns: str | None = table["columns"] or (free[-1] if len(free) > 1 else None)
     return Layout(axes, shown, fixed, columns, [name for name in free if name != columns])
 
 

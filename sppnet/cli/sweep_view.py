@@ -1,4 +1,4 @@
-"""What a running sweep shows: a bar for the sweep and one for each cell, or plain lines without a terminal."""
+"""What a running sweep shows: a bar for the sweep and one for each cell; plain lines without a terminal."""
 
 import time
 from types import TracebackType

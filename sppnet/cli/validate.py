@@ -19,6 +19,10 @@ def _at_least(bound: int) -> Callable[[Any], bool]:
     return lambda value: bool(value >= bound)
 
 
+def _is_count_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+
+
 RULES = (
     Rule("seed", _at_least(0), "0 or more"),
     Rule("jobs", _at_least(0), "0 (one per core) or more"),
@@ -42,18 +46,9 @@ RULES = (
     Rule("data_loading.cache_gb", _at_least(0), "0 or more"),
     Rule("data_loading.max_pixels", _at_least(1), "1 or more"),
 )
-_WHOLE = lambda value: value is None or (isinstance(value, int) and not isinstance(value, bool))  # noqa: E731
 DATA_RULES = (
-    Rule(
-        "train_per_class",
-        lambda value: _WHOLE(value) and (value is None or value >= 1),
-        "a whole number of 1 or more, or null",
-    ),
-    Rule(
-        "test_per_class",
-        lambda value: _WHOLE(value) and (value is None or value >= 1),
-        "a whole number of 1 or more, or null",
-    ),
+    Rule("train_per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
+    Rule("test_per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
     Rule("split_seed", lambda value: isinstance(value, int) and value >= 0, "a whole number of 0 or more"),
     Rule(
         "val_fraction",

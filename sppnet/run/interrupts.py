@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks, the run saves at the end of its batch and stops; the second stops at once."""
+"""Ctrl-C and SIGTERM: at the first a run saves after its batch and stops; at the second it stops at once."""
 
 import os
 import signal

@@ -71,8 +71,8 @@ class ClassificationTask(LightningModule):
             learning_rate=self.trainer.optimizers[0].param_groups[0]["lr"],
             ids=batch.ids,
         )
-        step = {"train/loss": loss, "train/size": float(batch.size)}
-        self.log_dict(step, on_step=True, on_epoch=False, batch_size=len(batch.labels))
+        for name, value in (("train/loss", loss), ("train/size", float(batch.size))):
+            self.log(name, value, on_step=True, on_epoch=False, batch_size=len(batch.labels))
         return loss
 
     def validation_step(self, batch: ViewBatch, batch_idx: int) -> None:
@@ -94,8 +94,8 @@ class ClassificationTask(LightningModule):
     def mean_softmax(self, views: Tensor) -> Float[Tensor, "n classes"]:
         """Mean over the views of the softmax scores; `views` is n x views x 3 x h x w, 0..255."""
         num_images, num_views = views.shape[:2]
-        scores = self(views.flatten(0, 1).float()).softmax(dim=1)
-        return scores.unflatten(0, (num_images, num_views)).mean(dim=1)
+        scores: Tensor = self(views.flatten(0, 1).float()).softmax(dim=1)
+        return scores.reshape(num_images, num_views, -1).mean(dim=1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Momentum SGD; biases learn `bias_rate` times as fast."""
