@@ -49,7 +49,7 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
         name: [str(value) for value in values] for name, values in table["axes"].items()
     }
     shown = {name: list(values) for name, values in axes.items()}
-    fixed = []
+    fixed: list[str] = []
     for override in OverridesParser.create().parse_overrides(list(arguments)):
         key = str(override.get_key_element())
         if override.is_sweep_override():
@@ -61,7 +61,7 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
         elif key in axes:
             axes[key] = [override.get_value_element_as_str()]
         else:
-            fixed.append(override.input_line)
+            fixed.append(str(override.input_line))
             continue
         shown[key] = list(dict.fromkeys([*shown.get(key, []), *axes[key]]))
     for part in ("rows", "columns"):

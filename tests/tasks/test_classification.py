@@ -1,0 +1,137 @@
+"""The classification task: sizes, views, schedules, and what stops it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sppnet.errors import ConfigError, NonFiniteError
+from sppnet.models.backbones import LayeredBackbone
+from sppnet.models.initialise import GaussianInit
+from sppnet.models.normalise import InputNorm
+from sppnet.models.sppnet import SppNet
+from sppnet.run.guards import check_finite, derived_seed
+from sppnet.tasks.classification import ClassificationTask, resize_square
+from sppnet.tasks.schedules import PlateauSchedule, StepSchedule
+
+
+def small_net() -> SppNet:
+    torch.manual_seed(0)
+    backbone = LayeredBackbone(
+        name="small", layers=[{"conv": 8, "kernel": 3, "stride": 2, "padding": 1}], width=1.0
+    )
+    return SppNet(
+        backbone=backbone,
+        input_norm=InputNorm.constant(mean=[128.0] * 3, std=[1.0] * 3),
+        levels=[2, 1],
+        pooling="bins",
+        head_width=8,
+        dropout=0.5,
+        num_classes=3,
+        init=GaussianInit(std=0.05, conv_biases=[0.0], fc_biases=[0.0]),
+    ).eval()
+
+
+def test_the_score_of_an_image_is_the_mean_softmax_of_its_views_not_the_softmax_of_the_mean():
+    net = small_net()
+    task = ClassificationTask(
+        net=net,
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=0.0,
+        bias_rate=2.0,
+        schedule=StepSchedule(factor=0.1, fractions=[0.5]),
+    )
+    views = torch.randint(0, 256, (2, 10, 3, 12, 12), dtype=torch.uint8)
+    with torch.no_grad():
+        scores = task.mean_softmax(views)
+        one_by_one = [torch.stack([net(view[None].float())[0] for view in image]) for image in views]
+    expected = torch.stack([logits.softmax(dim=1).mean(dim=0) for logits in one_by_one])
+    assert torch.allclose(scores, expected, atol=1e-6)
+    of_the_mean = torch.stack([logits.mean(dim=0).softmax(dim=0) for logits in one_by_one])
+    assert not torch.allclose(scores, of_the_mean, atol=1e-4)
+
+
+def test_both_training_sizes_show_the_same_content():
+    ramp = torch.arange(224.0).expand(1, 3, 224, 224)
+    small = resize_square(ramp, 180)
+    assert small.shape == (1, 3, 180, 180)
+    # Left edge, middle and right edge of the region stay where they were.
+    assert small[0, 0, 0, [0, 90, 179]] == pytest.approx([0.0, 112.0, 223.0], abs=0.8)
+    assert resize_square(ramp, 224) is ramp
+
+
+def test_a_step_schedule_divides_by_ten_after_its_fractions_of_the_epochs():
+    configured = StepSchedule(factor=0.1, fractions=[0.6, 0.85]).configure(
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), 20
+    )
+    scheduler = configured["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(20):
+        rates.append(round(scheduler.get_last_lr()[0], 6))
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert rates == [1.0] * 12 + [0.1] * 5 + [0.01] * 3
+
+
+def test_a_plateau_schedule_divides_twice_and_never_again():
+    configured = PlateauSchedule(factor=0.1, patience=1, drops=2).configure(
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), 20
+    )
+    scheduler = configured["lr_scheduler"]["scheduler"]
+    for _ in range(20):
+        scheduler.step(0.5)
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.01)
+    assert configured["lr_scheduler"]["monitor"] == "val/top1_error"
+
+
+@pytest.mark.parametrize("fractions", [[0.0], [1.0], [0.8, 0.2]])
+def test_fractions_that_make_no_sense_are_refused(fractions: list[float]):
+    with pytest.raises(ConfigError, match=r"schedule\.fractions"):
+        StepSchedule(factor=0.1, fractions=fractions)
+
+
+def test_a_loss_that_is_not_a_number_names_the_step_and_the_images():
+    with pytest.raises(NonFiniteError, match=r"epoch 3, step 70 at learning rate 0.01 \(images 5, 9 of"):
+        check_finite(
+            torch.tensor(float("nan")), epoch=3, step=70, learning_rate=0.01, ids=torch.tensor([5, 9])
+        )
+    check_finite(torch.tensor(1.0), epoch=0, step=0, learning_rate=0.1, ids=torch.tensor([0]))
+
+
+def test_seeds_are_functions_of_their_parts():
+    assert derived_seed("step", 0, 0, 7) == derived_seed("step", 0, 0, 7)
+    assert len({derived_seed("step", seed, 0, step) for seed in range(3) for step in range(3)}) == 9
+
+
+def epochs(run: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "end_of_epoch" in row]
+
+
+def test_training_sizes_alternate_by_epoch(sppnet, tmp_path: Path, tiny):
+    assert sppnet(*tiny, "train_sizes=multi", "training.epochs=4", "trainer.every_steps=1") == 0
+    (run,) = [path for path in (tmp_path / "runs" / "single").iterdir() if path.is_dir()]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    sizes = {row["epoch"]: row["train/size"] for row in rows if "train/size" in row}
+    assert sizes == {0: 64, 1: 56, 2: 64, 3: 56}
+
+
+def test_plateaus_are_watched_on_held_out_training_images(sppnet, tmp_path: Path, tiny):
+    overrides = ("schedule=plateau", "data.val_fraction=0.34", "training.epochs=3")
+    assert sppnet(*tiny, *overrides) == 0
+    (run,) = [path for path in (tmp_path / "runs" / "single").iterdir() if path.is_dir()]
+    assert all("val/top1_error" in row for row in epochs(run))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["train/num_images"] == 20  # of 30, ten held out
+    assert metrics["test/num_images"] == 20
+
+
+@pytest.mark.parametrize("backbone", ["squeezenet1_1", "resnet18"])
+def test_a_torchvision_trunk_trains_with_its_own_preprocessing(sppnet, tmp_path: Path, tiny, backbone: str):
+    overrides = (f"backbone={backbone}", "training.epochs=1", "image.size=96", "image.short_side=96")
+    assert sppnet(*tiny, *overrides) == 0
+    config = next((tmp_path / "runs" / "single").glob("*/config.yaml")).read_text()
+    assert "InputNorm.of_trunk" in config
