@@ -89,6 +89,8 @@ class RunCheckpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        # Lightning's own SIGTERM handler ends with exit code 0 and no checkpoint (Lightning #20542).
+        self.interruption.take_over()
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(
@@ -102,6 +104,10 @@ class RunCheckpoint(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the trained network, so that a kill while testing costs the test only."""
         self._save(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hear the signals while testing as well."""
+        self.interruption.take_over()
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Stop between two batches when asked to."""

@@ -48,12 +48,18 @@ class Interruption:
     @contextmanager
     def listen(self) -> Iterator[None]:
         """Handle the signals while the block runs, then put the old handlers back."""
-        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.take_over()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def take_over(self) -> None:
+        """Be the handler of the signals, whoever was before."""
+        for number in _SIGNALS:
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
