@@ -12,11 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from sppnet.cli.sweep_view import SweepView
-from sppnet.errors import ResourceError
+from sppnet.errors import ConfigError, ResourceError
 from sppnet.run.directory import RunDirectory, identity_key
 from sppnet.run.interrupts import Interrupted, Interruption
 
-if TYPE_CHECKING:  # imports Lightning
+if TYPE_CHECKING:  # import torch and Lightning
+    from sppnet.models.sppnet import SppNet
     from sppnet.run.progress import Report
 
 _NUM_TO_ADAPT = 128  # images that scale the first weights (init=data_dependent)
@@ -104,6 +105,7 @@ def _fit_and_test(
     data.setup("fit")
     init = instantiate(config.init)
     net = build_net(config, init=init, num_classes=data.num_classes)
+    _check_sizes(net, settings)
     if checkpoint is None:
         if net.input_norm.needs_mean_image:
             net.input_norm.set_mean_image(data.mean_image(settings["image"]["size"]))
@@ -129,6 +131,18 @@ def _fit_and_test(
         "train/seconds": round(train_seconds, 3),
         "num_parameters": sum(parameter.numel() for parameter in net.parameters()),
     }
+
+
+def _check_sizes(net: "SppNet", settings: Mapping[str, Any]) -> None:
+    """Refuse a network whose map of the smallest training region has fewer cells than the pyramid bins."""
+    sizes = settings["train_sizes"]
+    smallest = min(settings["image"]["size"], *sizes.get("sizes", [sizes.get("low")]))
+    if smallest < net.min_short_side:
+        raise ConfigError(
+            f"regions of {smallest} pixels are too small: {net.backbone.name} with pyramid.levels="
+            f"{list(net.levels)} needs >= {net.min_short_side}; raise image.size (and image.small_size) "
+            f"or choose a coarser pyramid"
+        )
 
 
 @contextmanager

@@ -6,13 +6,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from sppnet.artifacts import content_key
+from sppnet.data.sampling import stable_seed
 from sppnet.errors import NonFiniteError
-
-
-def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed that is a pure function of its parts, alike on every machine."""
-    return int(content_key(list(parts))[:16], 16) >> 1
 
 
 @final
@@ -29,7 +24,7 @@ class StepSeed(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed the generators of all devices."""
-        torch.manual_seed(derived_seed("step", self.seed, trainer.global_rank, trainer.global_step))
+        torch.manual_seed(stable_seed("step", self.seed, trainer.global_rank, trainer.global_step))
 
 
 def check_finite(loss: Tensor, *, epoch: int, step: int, learning_rate: float, ids: Tensor) -> None:

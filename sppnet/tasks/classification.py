@@ -131,7 +131,9 @@ def _accuracies(num_classes: int) -> MetricCollection:
             "top1": MulticlassAccuracy(num_classes, top_k=1, average="micro"),
             "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
             "mean_class": MulticlassAccuracy(num_classes, top_k=1, average="macro"),
-        }
+        },
+        # Groups are made of metrics that agree on the first batch, and top-1 and top-5 may.
+        compute_groups=False,
     )
 
 

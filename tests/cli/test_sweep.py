@@ -123,6 +123,33 @@ def test_side_by_side_cells_give_the_same_weights_as_one_after_the_other(tmp_pat
     assert weights(tmp_path) == alone
 
 
+def workers_of(process: "subprocess.Popen[str]") -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def test_a_killed_worker_costs_its_cell_and_no_other(tmp_path: Path, tiny, sppnet):
+    arguments = [*TABLE[:3], "jobs=2", *tiny, "training.epochs=6"]
+    process = subprocess_of(tmp_path, *arguments)
+    trains = (tmp_path / "runs" / "table2").glob
+    while not list(trains("*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 7
+    assert "FAILED" in said
+    assert "ended by signal 9" in said
+    assert len(list(trains("*/COMPLETE"))) == 3
+    assert sppnet(*arguments) == 0
+    assert len(list(trains("*/COMPLETE"))) == 4
+
+
+def test_a_network_too_large_for_the_regions_is_a_mistake_in_the_configuration(sppnet, capfd, tiny):
+    assert sppnet(*tiny, "backbone=resnet18", "pyramid.levels=[6,1]") == 2
+    assert "ResNet-18 with pyramid.levels=[6, 1] needs >= 161" in capfd.readouterr().err
+
+
 def interrupt_when(process: "subprocess.Popen[str]", condition, number: int) -> int:
     deadline = time.monotonic() + 120
     while not condition():

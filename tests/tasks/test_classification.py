@@ -12,8 +12,8 @@ from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit
 from sppnet.models.normalise import InputNorm
 from sppnet.models.sppnet import SppNet
-from sppnet.run.guards import check_finite, derived_seed
-from sppnet.tasks.classification import ClassificationTask, resize_square
+from sppnet.run.guards import check_finite
+from sppnet.tasks.classification import ClassificationTask, _accuracies, _errors, resize_square
 from sppnet.tasks.schedules import PlateauSchedule, StepSchedule
 
 
@@ -101,9 +101,15 @@ def test_a_loss_that_is_not_a_number_names_the_step_and_the_images():
     check_finite(torch.tensor(1.0), epoch=0, step=0, learning_rate=0.1, ids=torch.tensor([0]))
 
 
-def test_seeds_are_functions_of_their_parts():
-    assert derived_seed("step", 0, 0, 7) == derived_seed("step", 0, 0, 7)
-    assert len({derived_seed("step", seed, 0, step) for seed in range(3) for step in range(3)}) == 9
+def test_top_1_and_top_5_stay_apart_when_the_first_images_are_all_right():
+    # torchmetrics merges metrics whose states are equal after the first batch, unless told not to.
+    metrics = _accuracies(7)
+    right = torch.eye(7)
+    metrics.update(right, torch.arange(7))
+    metrics.update(right, torch.arange(7).roll(1))  # right label second to last, or among the first five
+    errors = {name: float(value) for name, value in _errors(metrics).items()}
+    assert errors["top1_error"] == 0.5
+    assert errors["top5_error"] < 0.5
 
 
 def epochs(run: Path) -> list[dict]:
