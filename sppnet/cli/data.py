@@ -41,8 +41,8 @@ def _datamodule(overrides: Sequence[str]) -> "ImageDataModule":
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from sppnet.cli.conf import conf_dir
     from sppnet.cli.experiment import explain
-    from sppnet.cli.main import conf_dir
     from sppnet.cli.schema import register_schema
     from sppnet.cli.validate import validate_data
 

@@ -16,7 +16,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sppnet.cli.main import conf_dir
+from sppnet.cli.conf import conf_dir
 from sppnet.cli.schema import register_schema
 from sppnet.errors import ConfigError
 

@@ -6,9 +6,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
+from sppnet.cli.conf import conf_dir
 from sppnet.errors import SppnetError
 from sppnet.run.interrupts import Interrupted
 
@@ -82,13 +82,6 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
         run_experiment(arguments)
     return 0
-
-
-def conf_dir() -> Path:
-    """The folder of YAML files: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
 
 
 def _help() -> str:

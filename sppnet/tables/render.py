@@ -10,10 +10,10 @@ from typing import Any
 
 from sppnet.tables import escape
 from sppnet.tables.records import Cell, Metric, Table
+from sppnet.tables.wording import MARK, legend, ours_text
 
 _CSV_HEADER = ["metric", "row", "column", "ours", "std", "n", "paper", "difference", "status", "preset"]
 _VERDICT = {True: "holds", False: "does not hold", None: "open"}
-MARK = {True: "✓", False: "✗", None: "?"}
 
 
 def to_json(table: Table) -> dict[str, Any]:
@@ -80,21 +80,6 @@ def to_csv(table: Table) -> str:
                 numbers = [one.ours, one.std, one.n, one.paper, one.difference]
                 writer.writerow([*labels, *numbers, cell.status, escape.csv_text(scale)])
     return stream.getvalue()
-
-
-def ours_text(table: Table, cell: Cell, metric: Metric) -> str:
-    """Print our number, or in words why there is none (or not yet all of it)."""
-    one = cell.measured[metric.key]
-    if one.ours is None:
-        return "not measured" if cell.status in ("complete", "partial") else cell.status
-    text = metric.text(one.ours) + (f" ± {metric.text(one.std)}" if one.std is not None else "")
-    return text if cell.status == "complete" else f"{text} ({one.n} of {len(table.seeds)} seeds)"
-
-
-def legend(table: Table) -> str:
-    """Say what the numbers are and where they come from."""
-    seeds = f"mean ± standard deviation of {len(table.seeds)} seeds" if len(table.seeds) > 1 else "one seed"
-    return f"Ours: {seeds}. Data: {table.data}."
 
 
 def _one_line(table: Table, cell: Cell, metric: Metric) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from sppnet.tables.records import CellStatus, Metric, Setting, Table
-from sppnet.tables.render import MARK, legend, ours_text
+from sppnet.tables.wording import MARK, legend, ours_text
 
 # A row is three lines high: a long label wraps without costing a line.
 _LABEL_WIDTH = 15

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from sppnet.cli.main import conf_dir
+from sppnet.cli.conf import conf_dir
 from sppnet.cli.schema import register_schema
 from sppnet.run.directory import identity_key
 
