@@ -97,7 +97,9 @@ def _fit_and_test(
     from sppnet.models.initialise import DataDependentInit
     from sppnet.models.weights import save_weights
     from sppnet.run.checkpoints import newest_checkpoint
+    from sppnet.run.progress import Step
 
+    report(Step("reading images", 0, 1, ""))
     checkpoint = newest_checkpoint(directory.path)
     seed_everything(settings["seed"], verbose=False)
     data = instantiate(config.data)
@@ -134,7 +136,13 @@ def _fit_and_test(
 
 
 def _check_sizes(net: "SppNet", settings: Mapping[str, Any]) -> None:
-    """Refuse a network whose map of the smallest training region has fewer cells than the pyramid bins."""
+    """Refuse a pyramid that the map of a training region does not fill.
+
+    Raises:
+        ConfigError: Too few cells, or a number of cells for which sliding windows are not the bins.
+    """
+    import torch
+
     sizes = settings["train_sizes"]
     smallest = min(settings["image"]["size"], *sizes.get("sizes", [sizes.get("low")]))
     if smallest < net.min_short_side:
@@ -143,6 +151,15 @@ def _check_sizes(net: "SppNet", settings: Mapping[str, Any]) -> None:
             f"{list(net.levels)} needs >= {net.min_short_side}; raise image.size (and image.small_size) "
             f"or choose a coarser pyramid"
         )
+    if net.pooling == "sliding":
+        low, high = sizes.get("low"), sizes.get("high")
+        for size in sizes.get("sizes") or range(low, high + 1):
+            try:
+                net.features(torch.zeros(1, 3, size, size), "pool")
+            except ValueError as error:
+                raise ConfigError(
+                    f"pyramid.pooling=sliding with regions of {size} pixels: {error}"
+                ) from error
 
 
 @contextmanager

@@ -182,3 +182,10 @@ def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(tmp_path: Path,
     assert sppnet(*arguments) == 0
     assert weights(tmp_path) == resumed
     assert metrics(tmp_path) == resumed_metrics
+
+
+def test_sliding_windows_that_are_not_the_bins_are_refused_before_training(sppnet, capfd, tiny):
+    # 128 pixels make a map of 7 cells: windows of 2 at stride 1 would give 6 outputs instead of 4.
+    overrides = ("pyramid.pooling=sliding", "image.size=128", "image.short_side=128", "pyramid.levels=[4,2]")
+    assert sppnet(*tiny, *overrides) == 2
+    assert "pyramid.pooling=sliding with regions of 128 pixels" in capfd.readouterr().err
