@@ -87,6 +87,8 @@ class TableSweeper(Sweeper):
                 f"{len(jobs) - len(pending)} of {len(jobs)} cells are complete, {len(pending)} to run",
                 flush=True,
             )
+        if pending and base["preset"] == "paper":
+            print("preset=paper: weeks on one GPU with ImageNet; preset=mini takes minutes", file=sys.stderr)
         errors = self._run(pending, base, total=len(jobs))
         _print_table(table_dir, group)
         if errors and len(jobs) == 1:
