@@ -80,8 +80,8 @@ class TableSweeper(Sweeper):
         group = self._group(layout)
         jobs = [self._job(cell, base, group) for cell in plan.cells(layout, default_seed=base["seed"])]
         table_dir = Path(base["paths"]["runs"]) / base["table"]["name"]
-        write_json(table_dir / f"table-{group}.json", _table_file(base, layout, group, jobs))
         pending = [job for job in jobs if not job.directory.is_complete]
+        _write_table_file(table_dir / f"table-{group}.json", _table_file(base, layout, group, jobs), pending)
         if len(pending) < len(jobs):
             print(
                 f"{len(jobs) - len(pending)} of {len(jobs)} cells are complete, {len(pending)} to run",
@@ -213,6 +213,20 @@ def _table_file(base: dict[str, Any], layout: plan.Layout, group: str, jobs: Seq
         "paper": table["paper"],
         "claims": table["claims"],
     }
+
+
+def _write_table_file(file: Path, new: dict[str, Any], pending: Sequence[Job]) -> None:
+    """Write the table's description; of an earlier one keep the rows, columns and seeds it had more.
+
+    The command and the commit are those of the last sweep that ran anything.
+    """
+    if file.exists():
+        old = read_json(file)
+        for part in ("rows", "columns", "seeds"):
+            new[part] = old[part] + [value for value in new[part] if value not in old[part]]
+        if not pending:
+            new |= {key: old[key] for key in ("created", "command", "commit")}
+    write_json(file, new)
 
 
 def _quoted(text: str) -> str:

@@ -25,6 +25,12 @@ class Layout(NamedTuple):
     fixed: list[str]  # overrides that are alike for all cells
     columns: str | None
     rows: list[str]
+    declared: frozenset[str]  # axes of the experiment: their values are the keys of the paper's numbers
+
+    def name(self, axis: str, value: str) -> str:
+        """What a value is called in a table: 5 training images a class are `train_per_class=5`."""
+        speaks_for_itself = axis in self.declared or value[:1].isalpha()
+        return value if speaks_for_itself else f"{axis.rpartition('.')[2]}={value}"
 
 
 class Cell(NamedTuple):
@@ -71,7 +77,8 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
             )
     free: list[str] = [name for name in axes if name != SEED_AXIS]
     columns: str | None = table["columns"] or (free[-1] if len(free) > 1 else None)
-    return Layout(axes, shown, fixed, columns, [name for name in free if name != columns])
+    rows = [name for name in free if name != columns]
+    return Layout(axes, shown, fixed, columns, rows, frozenset(table["axes"]))
 
 
 def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
@@ -83,8 +90,8 @@ def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
         made.append(
             Cell(
                 overrides=[*layout.fixed, *(f"{name}={value}" for name, value in choice.items())],
-                row=_row_id([choice[name] for name in layout.rows]),
-                column=choice[layout.columns] if layout.columns else ONLY_COLUMN,
+                row=_row_id([layout.name(axis, choice[axis]) for axis in layout.rows]),
+                column=layout.name(layout.columns, choice[layout.columns]) if layout.columns else ONLY_COLUMN,
                 seed=int(choice.get(SEED_AXIS, default_seed)),
             )
         )
@@ -93,12 +100,15 @@ def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
 
 def row_ids(layout: Layout) -> list[str]:
     """Every row of the table, whether this sweep runs it or not."""
-    return [_row_id(values) for values in itertools.product(*(layout.shown[name] for name in layout.rows))]
+    named = ([layout.name(axis, value) for value in layout.shown[axis]] for axis in layout.rows)
+    return [_row_id(values) for values in itertools.product(*named)]
 
 
 def column_ids(layout: Layout) -> list[str]:
     """Every column of the table."""
-    return layout.shown[layout.columns] if layout.columns else [ONLY_COLUMN]
+    if layout.columns is None:
+        return [ONLY_COLUMN]
+    return [layout.name(layout.columns, value) for value in layout.shown[layout.columns]]
 
 
 def run_directory(config: Mapping[str, Any], cell: Cell) -> RunDirectory:
