@@ -21,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from sppnet.artifacts import content_key, read_json, write_json
 from sppnet.cli import plan
-from sppnet.cli.pool import CellError, Task, run_side_by_side, usable_cores
+from sppnet.cli.pool import CellError, CellRun, run_side_by_side, usable_cores
 from sppnet.cli.provenance import command_line, commit
 from sppnet.cli.sweep_view import SweepView
 from sppnet.cli.validate import validate
-from sppnet.errors import PartialSweepError, SppnetError
+from sppnet.errors import ConfigError, PartialSweepError, SppnetError
 from sppnet.run.directory import RunDirectory, identity
 
 
@@ -77,8 +77,10 @@ class TableSweeper(Sweeper):
         """
         base = _resolved(self.config)
         layout = plan.lay_out(base["table"], arguments)
+        plan.check_settings(layout)
         group = self._group(layout)
         jobs = [self._job(cell, base, group) for cell in plan.cells(layout, default_seed=base["seed"])]
+        _check_all_differ(jobs)
         table_dir = Path(base["paths"]["runs"]) / base["table"]["name"]
         pending = [job for job in jobs if not job.directory.is_complete]
         _write_table_file(table_dir / f"table-{group}.json", _table_file(base, layout, group, jobs), pending)
@@ -98,11 +100,15 @@ class TableSweeper(Sweeper):
                 f"{len(errors)} of {len(jobs)} cells failed (tracebacks in their run.log); "
                 f"the same command runs them again"
             )
+        if left := sum(not job.directory.is_complete for job in jobs):
+            raise PartialSweepError(f"{left} of {len(jobs)} cells are left to another process that runs them")
 
     def _group(self, layout: plan.Layout) -> str:
         """Name what all cells share: the configuration without axes and seed."""
-        shared = _resolved(self._compose(layout.fixed))
-        return content_key({key: value for key, value in identity(shared).items() if key != "seed"})[:8]
+        shared = identity(_resolved(self._compose(layout.fixed)))
+        # An axis of the command line's own makes another table: other rows or columns.
+        own_axes = sorted(set(layout.axes) - layout.declared - {plan.SEED_AXIS})
+        return content_key([own_axes, {key: value for key, value in shared.items() if key != "seed"}])[:8]
 
     def _job(self, cell: plan.Cell, base: dict[str, Any], group: str) -> Job:
         config = _resolved(self._compose(cell.overrides))
@@ -152,16 +158,33 @@ def _run_side_by_side(
     pending: Sequence[Job], *, jobs: int, total: int, is_shown: bool
 ) -> list[BaseException]:
     by_label = {job.name: job for job in pending}
-    tasks = [Task(job.name, job.directory.path, job.config) for job in pending]
+    tasks = [CellRun(job.name, job.directory.path, job.config) for job in pending]
     with SweepView(total=total, done=total - len(pending), is_shown=is_shown) as view:
 
-        def on_step(task: Task, step: dict[str, Any]) -> None:
+        def on_step(task: CellRun, step: dict[str, Any]) -> None:
             view.update(task.label, step["stage"], step["completed"], step["total"], step["detail"])
 
-        def on_end(task: Task, error: CellError | None) -> None:
+        def on_end(task: CellRun, error: CellError | None) -> None:
             view.finish(task.label, _line(by_label[task.label], error))
 
         return list(run_side_by_side(tasks, jobs=jobs, on_step=on_step, on_end=on_end))
+
+
+def _check_all_differ(jobs: Sequence[Job]) -> None:
+    """Refuse a sweep in which two cells are one and the same run.
+
+    Raises:
+        ConfigError: Names the two cells.
+    """
+    first: dict[str, Job] = {}
+    for job in jobs:
+        key = job.directory.path.name.rpartition("-")[2]
+        if key in first:
+            raise ConfigError(
+                f"the cells {first[key].name} and {job.name} have the same configuration: a value on the "
+                f"command line overrides what makes them differ"
+            )
+        first[key] = job
 
 
 def _error_of(result: JobReturn) -> BaseException | None:
@@ -174,6 +197,8 @@ def _error_of(result: JobReturn) -> BaseException | None:
 
 def _line(job: Job, error: BaseException | None) -> str:
     """How a cell ended, in one line."""
+    if error is None and not job.directory.is_complete:
+        return f"left {job.name} to another process that runs it"
     if error is None:
         seconds = read_json(job.directory.path / "status.json").get("seconds", 0.0)
         return f"done {job.name} in {seconds:.0f} s"

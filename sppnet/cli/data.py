@@ -42,11 +42,10 @@ def _datamodule(overrides: Sequence[str]) -> "ImageDataModule":
     from omegaconf.errors import OmegaConfBaseException
 
     from sppnet.cli.conf import conf_dir
-    from sppnet.cli.experiment import explain
-    from sppnet.cli.schema import register_schema
+    from sppnet.cli.experiment import explain, register
     from sppnet.cli.validate import validate_data
 
-    register_schema()
+    register()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("config", overrides=list(overrides))

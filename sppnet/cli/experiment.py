@@ -46,14 +46,19 @@ def run_experiment(arguments: Sequence[str]) -> None:
         Interrupted: The user or the system asked to stop.
     """
     _check_options(arguments)
-    register_schema()
-    Plugins.instance().register(UserConf)
+    register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     sys.argv = ["sppnet", *arguments]
     try:
         _application()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+
+
+def register() -> None:
+    """Make the schema and the user's folders known to Hydra."""
+    register_schema()
+    Plugins.instance().register(UserConf)
 
 
 def _check_options(arguments: Sequence[str]) -> None:
@@ -112,11 +117,15 @@ def _paths(node: object, prefix: str) -> Iterator[str]:
 
 def _unknown_option(name: str, text: str) -> str:
     group, _, choice = name.rpartition("/")
-    options = re.findall(r"^\s+(\S+)$", text.partition("Available options")[2], flags=re.MULTILINE)
+    listed = re.findall(r"^\s+(\S+)$", text.partition("Available options")[2], flags=re.MULTILINE)
+    options = [option for option in listed if not option.startswith("_")]  # fragments are no choices
     if options:
         suggestion = _did_you_mean(choice, options)
         return f"{group}={choice}: no such {group}{suggestion}; there are {', '.join(options)}"
-    return f"{name}: no such group or key{_did_you_mean(name, known_keys())}; sppnet --help lists the groups"
+    known = known_keys()
+    if name in known:
+        return f"{name}: not a key of the {name.partition('.')[0]} that is chosen, but of another one"
+    return f"{name}: no such group or key{_did_you_mean(name, known)}; sppnet --help lists the groups"
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -135,4 +144,4 @@ def _text(error: BaseException) -> str:
     while cause is not None:
         texts.insert(0, str(cause))
         cause = cause.__cause__ or cause.__context__
-    return "\n".join(text for text in texts if text)
+    return "\n".join(text for text in texts if text and "$" not in text)  # no templates such as $KEY

@@ -97,18 +97,23 @@ def loggers(config: DictConfig, directory: Path, *, run_id: str) -> Iterator[lis
         return
     try:
         active = _start(config, directory, run_id)
-    except ImportError as error:
-        log.warning("dashboard left out: %s", error)
+    except Exception as error:  # a mirror that cannot be set up must not cost the run
+        log.warning("dashboard left out: %s: %s", type(error).__name__, error)
         yield []
         return
+    status = "failed"
     try:
         yield [active]
+        status = "success"
     finally:
-        active.finalize("finished")
-        if isinstance(active, WandbLogger):
-            import wandb
+        try:
+            active.finalize(status)
+        finally:
+            if isinstance(active, WandbLogger):
+                import wandb
 
-            wandb.finish()  # otherwise the next run of this process would go on in this one
+                # Otherwise the next run of this process would go on in this one.
+                wandb.finish(exit_code=int(status != "success"))
 
 
 def _start(config: DictConfig, directory: Path, run_id: str) -> Logger:

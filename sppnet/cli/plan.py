@@ -4,12 +4,14 @@ Pure functions over configurations: no torch, no files but those that say what i
 """
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from sppnet.cli.conf import conf_dir
 from sppnet.errors import ConfigError
 from sppnet.run.directory import RunDirectory, identity_key, slug
 
@@ -92,10 +94,30 @@ def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
                 overrides=[*layout.fixed, *(f"{name}={value}" for name, value in choice.items())],
                 row=_row_id([layout.name(axis, choice[axis]) for axis in layout.rows]),
                 column=layout.name(layout.columns, choice[layout.columns]) if layout.columns else ONLY_COLUMN,
-                seed=int(choice.get(SEED_AXIS, default_seed)),
+                seed=_seed(choice.get(SEED_AXIS, str(default_seed))),
             )
         )
     return made
+
+
+def check_settings(layout: Layout) -> None:
+    """Refuse a group on the command line that a setting of the sweep chooses as well.
+
+    Hydra would take the command line's word, and the table would be labelled with the setting's.
+
+    Raises:
+        ConfigError: Names the setting and the group.
+    """
+    given = {override.partition("=")[0] for override in layout.fixed} | set(layout.axes)
+    for setting in layout.axes.get("setting", []):
+        file = conf_dir() / "setting" / f"{setting}.yaml"
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        for group in re.findall(r"^\s*- override /(\w+):", text, flags=re.MULTILINE):
+            if given & {group, *(key for key in given if key.startswith(f"{group}."))}:
+                raise ConfigError(
+                    f"{group} is what setting={setting} chooses; to choose it yourself leave the experiment "
+                    f"out and sweep {group} as an axis"
+                )
 
 
 def row_ids(layout: Layout) -> list[str]:
@@ -115,6 +137,12 @@ def run_directory(config: Mapping[str, Any], cell: Cell) -> RunDirectory:
     """Where a cell with this resolved configuration runs: a readable name and its identity."""
     name = f"{slug(f'{cell.row}-{cell.column}')}-seed{cell.seed}-{identity_key(config)}"
     return RunDirectory(Path(config["paths"]["runs"]) / config["table"]["name"] / name)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(f"seed={text}: must be a whole number of 0 or more")
+    return int(text)
 
 
 def _row_id(values: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.2
 _MOST_JOBS = 8
 
 
-class Task(NamedTuple):
+class CellRun(NamedTuple):
     """One cell for the pool."""
 
     label: str
@@ -54,11 +54,11 @@ def usable_cores() -> int:
 
 
 def run_side_by_side(
-    tasks: Sequence[Task],
+    tasks: Sequence[CellRun],
     *,
     jobs: int,
-    on_step: Callable[[Task, dict[str, Any]], None],
-    on_end: Callable[[Task, CellError | None], None],
+    on_step: Callable[[CellRun, dict[str, Any]], None],
+    on_end: Callable[[CellRun, CellError | None], None],
 ) -> list[CellError]:
     """Run all tasks, `jobs` at a time; returns the errors of those that failed.
 
@@ -68,7 +68,7 @@ def run_side_by_side(
     waiting = list(tasks)
     errors: list[CellError] = []
     events: queue.Queue[Event] = queue.Queue()
-    running: dict[int, Task] = {}
+    running: dict[int, CellRun] = {}
     interruption = Interruption()
     with interruption.listen(), _workers(min(jobs, len(waiting)), events) as workers:
         for number in range(len(workers)):
@@ -94,7 +94,9 @@ def run_side_by_side(
     return errors
 
 
-def _give(worker: subprocess.Popen[str], running: dict[int, Task], number: int, waiting: list[Task]) -> None:
+def _give(
+    worker: subprocess.Popen[str], running: dict[int, CellRun], number: int, waiting: list[CellRun]
+) -> None:
     if waiting:
         task = waiting.pop(0)
         running[number] = task

@@ -1,10 +1,14 @@
 """Checks of a resolved configuration before anything is written: ranges, contradictions, paths."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sppnet.cli.schema import Conf
 from sppnet.errors import ConfigError, DataError
+
+_MOST_PIXELS = 4000  # of a short side
 
 
 class Rule(NamedTuple):
@@ -23,11 +27,24 @@ def _is_count_or_none(value: Any) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
 
 
+def _one_of(*names: str) -> Callable[[Any], bool]:
+    return lambda value: value in names
+
+
 RULES = (
+    Rule("trainer.accelerator", _one_of("auto", "cpu", "gpu", "cuda", "mps"), "auto, cpu, gpu, cuda or mps"),
+    Rule(
+        "trainer.precision",
+        _one_of("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
+        "32-true, bf16-mixed, 16-mixed, bf16-true or 64-true",
+    ),
+    Rule("pyramid.pooling", _one_of("bins", "sliding"), "bins or sliding"),
+    Rule("view.views", _one_of("crop", "ten_crop"), "crop or ten_crop"),
+    Rule("view.short_side", lambda value: 1 <= value <= _MOST_PIXELS, f"from 1 to {_MOST_PIXELS} pixels"),
     Rule("seed", _at_least(0), "0 or more"),
     Rule("jobs", _at_least(0), "0 (one per core) or more"),
     Rule("width", lambda value: 0 < value <= 16, "above 0 and at most 16"),
-    Rule("image.short_side", _at_least(1), "1 pixel or more"),
+    Rule("image.short_side", lambda value: 1 <= value <= _MOST_PIXELS, f"from 1 to {_MOST_PIXELS} pixels"),
     Rule("image.size", _at_least(1), "1 pixel or more"),
     Rule("image.small_size", _at_least(1), "1 pixel or more"),
     Rule("head.width", _at_least(1), "1 or more"),
@@ -49,6 +66,7 @@ RULES = (
 DATA_RULES = (
     Rule("train_per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
     Rule("test_per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
+    Rule("train_crop", _one_of("random", "five"), "random or five"),
     Rule("split_seed", lambda value: isinstance(value, int) and value >= 0, "a whole number of 0 or more"),
     Rule(
         "val_fraction",
@@ -65,6 +83,7 @@ def validate(config: Mapping[str, Any]) -> None:
         ConfigError: A value is out of range, or two values contradict each other.
         DataError: data.root does not exist.
     """
+    _check_keys(config, Conf, "")
     for rule in RULES:
         _check(rule, rule.key, _at(config, rule.key))
     _check_pyramid(config)
@@ -83,12 +102,27 @@ def validate_data(data: Mapping[str, Any]) -> None:
     for rule in DATA_RULES:
         if rule.key in data:
             _check(rule, f"data.{rule.key}", data[rule.key])
+    if not isinstance(data["colour"], Mapping):
+        raise ConfigError(f"data.colour={data['colour']}: choose data/colour=imagenet or data/colour=none")
     root = data.get("root")
     is_made = data["reader"]["_target_"].endswith("ShapesReader")  # makes its own folder
+    if root is None and not is_made:
+        raise ConfigError(f"data.root is missing: give the folder of {data['name']} with data.root=DIR")
     if root is not None and not is_made and not Path(root).expanduser().is_dir():
         raise DataError(
             f"data.root={root}: no such directory (looked at {Path(root).expanduser().absolute()})"
         )
+
+
+def _check_keys(config: Mapping[str, Any], schema: type, prefix: str) -> None:
+    """Refuse keys added with + that nothing reads; parts with a `_target_` check their own."""
+    known = {field.name: field.type for field in dataclasses.fields(schema)}
+    for key, value in config.items():
+        if key not in known:
+            raise ConfigError(f"{prefix}{key}: no such key, nothing reads it; sppnet --cfg job shows all")
+        part = known[key]
+        if isinstance(part, type) and dataclasses.is_dataclass(part):
+            _check_keys(value, part, f"{prefix}{key}.")
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:
@@ -113,6 +147,10 @@ def _check_pyramid(config: Mapping[str, Any]) -> None:
 
 def _check_sizes(config: Mapping[str, Any]) -> None:
     image = config["image"]
+    if image["size"] > config["view"]["short_side"]:
+        raise ConfigError(
+            f"image.size={image['size']} does not fit into view.short_side={config['view']['short_side']}"
+        )
     if image["size"] > image["short_side"]:
         raise ConfigError(
             f"image.size={image['size']} does not fit into image.short_side={image['short_side']}: "
@@ -128,7 +166,12 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
 
 
 def _check_schedule(config: Mapping[str, Any]) -> None:
-    if config["schedule"]["_target_"].endswith("PlateauSchedule") and not config["data"].get("val_fraction"):
+    fractions = config["schedule"].get("fractions", [])
+    if not all(0 < fraction < 1 for fraction in fractions) or sorted(fractions) != fractions:
+        raise ConfigError(f"schedule.fractions={fractions}: must rise and lie between 0 and 1")
+    has_own = "FolderReader" in config["data"]["reader"]["_target_"]  # perhaps with a folder val
+    watches = config["schedule"]["_target_"].endswith("PlateauSchedule")
+    if watches and not has_own and not config["data"].get("val_fraction"):
         raise ConfigError(
             "schedule=plateau watches held-out training images, but data.val_fraction is 0; "
             "set data.val_fraction=0.05 or schedule=step"

@@ -52,6 +52,7 @@ class ImageDataModule(LightningDataModule):
         colour: How training colours are altered.
         sizes: Side at which the network sees the regions, epoch by epoch.
         views: Views of a test image, "crop" or "ten_crop".
+        view_short_side: `short_side` of held-out and test images, pixels.
         batch_size: Training images per step and process; about as many views are tested at once.
         seed: Of the order and the alterations.
         workers: Processes that read images; 0 reads them in the training process.
@@ -76,6 +77,7 @@ class ImageDataModule(LightningDataModule):
         colour: ColourNoise,
         sizes: SizeSchedule,
         views: str,
+        view_short_side: int,
         batch_size: int,
         seed: int,
         workers: int,
@@ -94,7 +96,7 @@ class ImageDataModule(LightningDataModule):
         self.root = None if root is None else Path(root).expanduser()
         self.selection = Selection(train_per_class, test_per_class, val_fraction, split_seed)
         self.upright = upright
-        self.short_side = short_side
+        self.short_sides = {"train": short_side, "val": view_short_side, "test": view_short_side}
         self.crop = crop
         self.transform = TrainTransform(crop=crop, train_crop=train_crop, colour=colour)
         self.sizes = sizes
@@ -228,7 +230,7 @@ class ImageDataModule(LightningDataModule):
             store = ImageStore(
                 getattr(self.splits, name),
                 name=name,
-                short_side=self.short_side,
+                short_side=self.short_sides[name],
                 upright=self.upright,
                 max_pixels=self.max_pixels,
             )

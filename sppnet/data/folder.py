@@ -2,11 +2,12 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
 from sppnet.data.splits import ImageSet, ImageSplits, Selection, split_given, split_pool
-from sppnet.errors import ConfigError, DataError
+from sppnet.errors import DataError
 
 # What sppnet.data.images decodes; anything else in a class folder (thumbs, texts) is not an image.
 _EXTENSIONS = frozenset(
@@ -31,17 +32,18 @@ class FolderReader:
         """
         root = require_root(root, "root/<class>/*.jpg or root/{train,test}/<class>/*.jpg")
         train, val, test = root / "train", root / "val", root / "test"
-        if not train.is_dir() or not (val.is_dir() or test.is_dir()):
+        if not train.is_dir():
             return split_pool(list_classes(root), selection)
+        if not (val.is_dir() or test.is_dir()):
+            raise DataError(
+                f"{root}: has a folder train but neither test nor val; add one, "
+                f"or give {train} as data.root and set data.train_per_class"
+            )
         if not (val.is_dir() and test.is_dir()):
             tested = list_classes(test if test.is_dir() else val)
             return split_given(list_classes(train), tested, selection)
-        if selection.val_fraction > 0:
-            raise ConfigError(
-                f"data.val_fraction={selection.val_fraction}, but {val} holds validation images already: "
-                f"set it to 0"
-            )
-        splits = split_given(list_classes(train), list_classes(test), selection)
+        # Images for validation are there: none are held out of the training images.
+        splits = split_given(list_classes(train), list_classes(test), replace(selection, val_fraction=0.0))
         held_out = list_classes(val)
         if held_out.classes != splits.train.classes:
             raise DataError(f"{val}: other classes than {train}; both need one folder for every class")

@@ -117,7 +117,9 @@ def _hold_out(train: ImageSet, test: ImageSet, selection: Selection) -> ImageSpl
     """Take the validation images out of the training images, never out of the test images."""
 
     def num_held(count: int) -> int:
-        return min(count - 1, round(selection.val_fraction * count))
+        if selection.val_fraction == 0:
+            return 0
+        return min(count - 1, max(1, round(selection.val_fraction * count)))
 
     val = _select(train, selection, lambda order: order[: num_held(len(order))])
     kept = _select(train, selection, lambda order: order[num_held(len(order)) :])

@@ -65,6 +65,8 @@ class LayeredBackbone(Backbone):
             else:
                 settings = {key: row[key] for key in ("size", "alpha", "beta", "k")}
                 trunk.add_module(f"norm{number}", _NORMS[row["lrn"]](**settings))
+        if number < 2:
+            raise ConfigError(f"backbone {name}: {number} convolutions; the layer table needs two or more")
         roles = {"conv4": f"relu{number - 1}", "conv5": f"relu{number}"}
         # The paper's nets subtract a mean and stay on 0..255, where LRN's alpha of 1e-4 has an effect.
         super().__init__(

@@ -107,6 +107,8 @@ class SpatialPyramidPool(nn.Module):
 
 def _require_cells(maps: Tensor, levels: Sequence[int]) -> None:
     height, width = maps.shape[2:]
+    if not levels or min(levels) < 1:
+        raise ValueError(f"levels {list(levels)}: expected one or more numbers of bins, each 1 or more")
     for level in levels:
         if level > height or level > width:
             raise ValueError(

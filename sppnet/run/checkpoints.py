@@ -113,9 +113,6 @@ class RunCheckpoint(Callback):
         """Stop between two batches when asked to."""
         self.interruption.raise_if_requested()
 
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """While validating, only remember: the next training batch saves and stops."""
-
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.directory / f"checkpoint-{trainer.global_step:08d}")
         self._saved_at = time.monotonic()

@@ -19,6 +19,7 @@ import yaml
 
 from sppnet.artifacts import (
     content_key,
+    file_digest,
     read_json,
     remove_stale_temporaries,
     write_json,
@@ -68,8 +69,18 @@ class RunDirectory:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run ended and its marker was written, last of all."""
-        return (self.path / "COMPLETE").is_file()
+        """Whether the run's marker was written, last of all, and what it vouches for is as it was."""
+        marker = self.path / "COMPLETE"
+        if not marker.is_file():
+            return False
+        try:
+            entries = read_json(marker)["files"]
+            sizes = all(
+                (self.path / name).stat().st_size == entry["bytes"] for name, entry in entries.items()
+            )
+            return sizes and file_digest(self.path / "metrics.json") == entries["metrics.json"]["sha256"]
+        except (ArtifactError, OSError, KeyError, TypeError):
+            return False  # damaged: it runs again
 
     @contextlib.contextmanager
     def hold(self, config: Mapping[str, Any]) -> Iterator[bool]:

@@ -90,6 +90,7 @@ class Run:
         seconds: Time it took, as far as it got.
         error: One line on what went wrong.
         host: Machine that ran it.
+        started: When its last take began, seconds since 1970.
         metrics: Finite numbers of its verified `metrics.json`, fractions; empty unless complete.
     """
 
@@ -102,6 +103,7 @@ class Run:
     seconds: float | None
     error: str | None
     host: str | None
+    started: float | None
     metrics: Mapping[str, float]
 
 
@@ -199,3 +201,11 @@ class Table:
     def seconds(self) -> float:
         """Time of all its runs together."""
         return sum((run.seconds or 0.0 for run in self.runs), start=0.0)
+
+    @property
+    def span(self) -> float:
+        """Seconds from the first run's start to the last one's end."""
+        timed = [(run.started, run.seconds) for run in self.runs if run.started and run.seconds]
+        if not timed:
+            return 0.0
+        return max(start + length for start, length in timed) - min(start for start, _ in timed)

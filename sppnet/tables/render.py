@@ -12,7 +12,6 @@ from sppnet.tables import escape
 from sppnet.tables.records import Cell, Metric, Table
 from sppnet.tables.wording import MARK, legend, ours_text
 
-_CSV_HEADER = ["metric", "row", "column", "ours", "std", "n", "paper", "difference", "status", "preset"]
 _VERDICT = {True: "holds", False: "does not hold", None: "open"}
 
 

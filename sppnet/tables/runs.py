@@ -5,6 +5,7 @@ import json
 import math
 import os
 import socket
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,16 @@ def read_run(directory: Path) -> Run:
         seconds=float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
         error=error_line,
         host=status.get("host") if isinstance(status.get("host"), str) else None,
+        started=_time(status.get("started")),
         metrics=metrics,
     )
+
+
+def _time(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None
 
 
 def _state_without_marker(status: dict[str, Any]) -> tuple[RunState, str | None]:

@@ -14,8 +14,6 @@ from sppnet.errors import ConfigError
 class Schedule(Protocol):
     """Configures an optimiser's learning rate over a training of known length."""
 
-    needs_validation: bool
-
     def configure(self, optimizer: Optimizer, epochs: int) -> OptimizerLRScheduler:
         """Return what `LightningModule.configure_optimizers` returns."""
         ...
@@ -29,8 +27,6 @@ class StepSchedule:
         factor: In (0, 1).
         fractions: Rising, each in (0, 1): 0.6 of 10 epochs is after the sixth.
     """
-
-    needs_validation = False
 
     def __init__(self, *, factor: float, fractions: Sequence[float]) -> None:
         if not all(0 < fraction < 1 for fraction in fractions) or sorted(fractions) != list(fractions):
@@ -47,12 +43,10 @@ class StepSchedule:
 
 @final
 class PlateauSchedule:
-    """Multiplies by `factor` when the held-out error has not fallen for `patience` epochs, `drops` times.
+    """Multiplies by `factor`, `drops` times, when the held-out error stands still over `patience` epochs.
 
     The error is that of images held out of the training split (`data.val_fraction`), never the test split's.
     """
-
-    needs_validation = True
 
     def __init__(self, *, factor: float, patience: int, drops: int) -> None:
         self.factor = factor

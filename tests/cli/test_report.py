@@ -132,7 +132,7 @@ def test_publishing_writes_beside_the_table_and_prints_where(runs, capsys):
         "runs/published/table2-mini.json",
     ]
     published = json.loads((runs / "published" / "table2-mini.json").read_text())
-    assert {"python", "torch", "numpy", "machine", "seconds", "published"} <= set(published["environment"])
+    assert {"python", "torch", "numpy", "machine", "commit", "published"} <= set(published["environment"])
     # runs/published holds no table-*.json: it is not taken for a table.
     report.main(["--format", "json"])
     assert len(json.loads(capsys.readouterr().out)) == 1

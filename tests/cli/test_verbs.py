@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_data_show_counts_classes_and_images(sppnet, capfd, folder: Path):
     assert sppnet("data", "show", "data=folder", f"data.root={folder}", "data.train_per_class=3") == 0
-    assert "2 classes; 6 train, 0 held out, 4 test images" in capfd.readouterr().out
+    assert "2 classes; 4 train, 2 held out, 4 test images" in capfd.readouterr().out
 
 
 def test_data_verify_names_every_bad_file_and_what_is_wrong(sppnet, capfd, folder: Path):

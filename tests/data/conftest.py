@@ -52,6 +52,7 @@ def make_data(image_folder: Path) -> Callable[..., ImageDataModule]:
             "colour": ColourNoise(scale=0.1, std=[100.0, 10.0, 1.0], axes=np.eye(3).tolist()),
             "sizes": CyclicSizes([16, 12]),
             "views": "crop",
+            "view_short_side": 18,
             "batch_size": 4,
             "seed": 0,
             "workers": 0,

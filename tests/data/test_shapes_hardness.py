@@ -32,6 +32,7 @@ def data(tmp_path_factory):
         colour=ColourNoise(scale=0.0, std=[1.0, 1.0, 1.0], axes=np.eye(3).tolist()),
         sizes=CyclicSizes([72]),
         views="crop",
+        view_short_side=82,
         batch_size=32,
         seed=0,
         workers=0,

@@ -1,5 +1,6 @@
 """Which images train and test: reproducible, stratified, and never mixed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,14 @@ def test_a_selection_that_cannot_be_names_its_key(wrong, named):
         selection(**wrong)
 
 
-def test_holding_out_nothing_by_rounding_is_an_error():
+def test_a_small_class_still_holds_out_one_image():
+    splits = split_given(pool(4, 2), pool(1, 1), selection(val=0.1))
+    assert (per_class(splits.train), per_class(splits.val)) == ([3, 1], [1, 1])
+
+
+def test_classes_of_one_image_can_hold_out_none():
     with pytest.raises(ConfigError, match="raise it, or set it to 0"):
-        split_given(pool(4, 4), pool(1, 1), selection(val=0.1))
+        split_given(pool(1, 1), pool(1, 1), selection(val=0.1))
 
 
 def test_a_pool_without_a_number_to_train_with_is_an_error():
@@ -163,9 +169,15 @@ def test_without_a_test_folder_val_tests(image_folder):
 def test_a_val_folder_beside_test_is_the_held_out_set(image_folder):
     for name in ("ant", "bee", "cat"):
         write_image(image_folder / "val" / name / "1.png", 0)
-    assert per_class(FolderReader().read(image_folder, selection()).val) == [1, 1, 1]
-    with pytest.raises(ConfigError, match="set it to 0"):
-        FolderReader().read(image_folder, selection(val=0.3))
+    for fraction in (0.0, 0.3):
+        splits = FolderReader().read(image_folder, selection(val=fraction))
+        assert (per_class(splits.train), per_class(splits.val)) == ([7] * 3, [1] * 3)
+
+
+def test_a_train_folder_alone_is_not_a_class_called_train(image_folder):
+    shutil.rmtree(image_folder / "test")
+    with pytest.raises(DataError, match="neither test nor val"):
+        FolderReader().read(image_folder, selection(train=5))
 
 
 def test_classes_alone_are_a_pool(image_folder):

@@ -6,7 +6,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from sppnet.models.initialise import ScaledInit
+from sppnet.models.initialise import DataDependentInit
 from sppnet.models.normalise import InputNorm
 from sppnet.models.sppnet import SppNet
 
@@ -33,7 +33,7 @@ def small_net(backbone):
             "head_width": 16,
             "dropout": 0.5,
             "num_classes": 7,
-            "init": ScaledInit(gain=1.4),
+            "init": DataDependentInit(score_deviation=0.3),
         }
         return SppNet(**settings | changes)
 

@@ -1,6 +1,5 @@
 """The whole net: parameters, sizes, layers, first weights."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from sppnet.errors import ConfigError
-from sppnet.models.initialise import GaussianInit, ScaledInit
+from sppnet.models.initialise import DataDependentInit, GaussianInit
 from sppnet.models.normalise import InputNorm
 from sppnet.models.sppnet import SppNet
 
@@ -38,7 +37,7 @@ def test_parameters_of_the_three_pyramids(backbone, name, millions):
                 head_width=4096,
                 dropout=0.5,
                 num_classes=1000,
-                init=ScaledInit(gain=1.0),
+                init=DataDependentInit(score_deviation=0.3),
             )
         assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == expected
 
@@ -148,12 +147,24 @@ def test_a_seven_convolution_net_repeats_the_last_bias():
     assert [conv.bias.item() for conv in convs] == [0, 1, 0, 0, 0, 0, 0]
 
 
-def test_scaled_first_weights_follow_the_fan_in():
-    linear, conv = torch.nn.Linear(400, 500), torch.nn.Conv2d(16, 500, 5)
-    ScaledInit(gain=2.0)([conv], [linear])
-    assert linear.weight.std().item() == pytest.approx(2 / math.sqrt(400), rel=0.02)
-    assert conv.weight.std().item() == pytest.approx(2 / math.sqrt(16 * 25), rel=0.02)
-    assert linear.bias.abs().sum() == conv.bias.abs().sum() == 0
+def test_data_dependent_weights_give_every_channel_a_mean_of_0_and_falling_deviations(small_net):
+    init = DataDependentInit(score_deviation=0.5)
+    net = small_net(init=init)
+    images = torch.randint(0, 256, (32, 3, 128, 128)).float()
+    init.adapt(net, images)
+    seen = []
+    layers = [module for module in net.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
+    for layer in layers:
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
+    with torch.no_grad():
+        net.eval()(images)
+    start = net.input_norm(images).std().item()
+    for position, responses in enumerate(seen, start=1):
+        channels = responses.transpose(0, 1).flatten(1)
+        share = position / len(layers)
+        assert channels.mean(dim=1).abs().max() < 1e-2 * channels.std()
+        expected = torch.full((len(channels),), start ** (1 - share) * 0.5**share)
+        torch.testing.assert_close(channels.std(dim=1), expected, rtol=1e-2, atol=0.0)
 
 
 def test_a_torchvision_trunk_keeps_its_own_first_weights(small_net, backbone):

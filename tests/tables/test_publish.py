@@ -32,7 +32,7 @@ def test_a_published_table_says_what_made_it(sweep, tmp_path):
         assert "a processor, 2 cores" in text
     environment = json.loads(data)["environment"]
     # Two runs of 10.5 seconds.
-    assert (environment["seconds"], environment["commit"]) == ("21", "abc1234")
+    assert (environment["seconds of all runs together"], environment["commit"]) == ("21", "abc1234")
     assert "| (a) no SPP | 36.00 (35.99, +0.01) | missing |" in document
 
 
