@@ -86,6 +86,15 @@ def test_some_seeds_make_a_cell_partial(sweep):
         ("complete", 1, None, "interrupted"),  # killed before the marker was written
         ("a word of the future", 1, None, "interrupted"),
     ],
+    ids=[
+        "failed",
+        "interrupted",
+        "alive",
+        "dead",
+        "elsewhere",
+        "no-marker",
+        "unknown",
+    ],  # alike in every process
 )
 def test_a_run_without_its_marker_is_what_its_process_says(sweep, state, pid, host, expected):
     sweep.describe()
