@@ -72,6 +72,9 @@ def _run_held(
         directory.write_status("interrupted", cell=cell, started=started, error=None)
         raise
     except Exception as error:
+        if interruption.signal_number is not None:  # what a stopping process stumbles over is not a failure
+            directory.write_status("interrupted", cell=cell, started=started, error=None)
+            raise Interrupted(interruption.signal_number) from error
         line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         directory.write_status("failed", cell=cell, started=started, error=line)
         if isinstance(error, MemoryError):
@@ -80,6 +83,7 @@ def _run_held(
     directory.write_status("complete", cell=cell, started=started, error=None)
     for checkpoint in directory.path.glob("checkpoint-*.ckpt"):
         checkpoint.unlink()  # model.safetensors has the weights; the optimiser's state has served
+    interruption.raise_if_requested()  # too late for this cell, in time for the next
 
 
 def _fit_and_test(

@@ -96,7 +96,13 @@ class RunCheckpoint(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when it is time or when somebody asked to stop."""
+        """Save when it is time or when somebody asked to stop.
+
+        Not after an epoch's last batch: Lightning resumes behind it without ending the epoch (no epoch's
+        metrics, no step of a plateau schedule). The next epoch's first batch does it instead.
+        """
+        if batch_idx + 1 >= trainer.num_training_batches > 1:
+            return
         if self.interruption.requested or time.monotonic() - self._saved_at >= self.seconds:
             self._save(trainer)
         self.interruption.raise_if_requested()
@@ -104,6 +110,7 @@ class RunCheckpoint(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the trained network, so that a kill while testing costs the test only."""
         self._save(trainer)
+        self.interruption.raise_if_requested()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hear the signals while testing as well."""

@@ -162,7 +162,7 @@ def interrupt_when(process: "subprocess.Popen[str]", condition, number: int) -> 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(tmp_path: Path, tiny, sppnet, jobs: int):
-    arguments = [*TABLE[:3], f"jobs={jobs}", *tiny, "training.epochs=6"]
+    arguments = [*TABLE[:3], f"jobs={jobs}", *tiny, "training.epochs=15"]
     process = subprocess_of(tmp_path, *arguments)
 
     def third_cell_trains() -> bool:

@@ -20,7 +20,7 @@ from sppnet.tasks.schedules import PlateauSchedule, StepSchedule
 def small_net() -> SppNet:
     torch.manual_seed(0)
     backbone = LayeredBackbone(
-        name="small", layers=[{"conv": 8, "kernel": 3, "stride": 2, "padding": 1}], width=1.0
+        name="small", layers=[{"conv": 8, "kernel": 3, "stride": 2, "padding": 1}] * 2, width=1.0
     )
     return SppNet(
         backbone=backbone,
@@ -30,7 +30,7 @@ def small_net() -> SppNet:
         head_width=8,
         dropout=0.5,
         num_classes=3,
-        init=GaussianInit(std=0.05, conv_biases=[0.0], fc_biases=[0.0]),
+        init=GaussianInit(std=0.2, conv_biases=[0.0], fc_biases=[0.0]),
     ).eval()
 
 
@@ -122,7 +122,7 @@ def test_training_sizes_alternate_by_epoch(sppnet, tmp_path: Path, tiny):
     (run,) = [path for path in (tmp_path / "runs" / "single").iterdir() if path.is_dir()]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     sizes = {row["epoch"]: row["train/size"] for row in rows if "train/size" in row}
-    assert sizes == {0: 64, 1: 56, 2: 64, 3: 56}
+    assert sizes == {0: 120, 1: 112, 2: 120, 3: 112}
 
 
 def test_plateaus_are_watched_on_held_out_training_images(sppnet, tmp_path: Path, tiny):
@@ -137,7 +137,7 @@ def test_plateaus_are_watched_on_held_out_training_images(sppnet, tmp_path: Path
 
 @pytest.mark.parametrize("backbone", ["squeezenet1_1", "resnet18"])
 def test_a_torchvision_trunk_trains_with_its_own_preprocessing(sppnet, tmp_path: Path, tiny, backbone: str):
-    overrides = (f"backbone={backbone}", "training.epochs=1", "image.size=96", "image.short_side=96")
+    overrides = (f"backbone={backbone}", "training.epochs=1", "pyramid.levels=[2,1]")
     assert sppnet(*tiny, *overrides) == 0
     config = next((tmp_path / "runs" / "single").glob("*/config.yaml")).read_text()
     assert "InputNorm.of_trunk" in config
