@@ -139,7 +139,6 @@ def _start(number: int, events: "queue.Queue[Event]") -> subprocess.Popen[str]:
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,  # a terminal's Ctrl-C reaches only us, and we pass it on once
-        env=dict(os.environ),
     )
     threading.Thread(target=_listen, args=(number, worker, events), daemon=True).start()
     return worker

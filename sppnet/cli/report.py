@@ -57,10 +57,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sppnet report", description="Print tables from disk, ours beside the paper's."
-    )
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what names a table: its directory and its group."""
     parser.add_argument(
         "directory",
         metavar="RUNS_DIR",
@@ -69,13 +67,20 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("runs"),
         help="a table's directory such as runs/table2, or a directory of them (default: runs, newest first)",
     )
+    parser.add_argument("--group", help="base configuration, 8 hex digits (default: the one written last)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sppnet report", description="Print tables from disk, ours beside the paper's."
+    )
+    add_table_arguments(parser)
     parser.add_argument(
         "--format",
         choices=["terminal", "md", "csv", "json", "tex"],
         default="terminal",
         help="json of a directory of tables is a list",
     )
-    parser.add_argument("--group", help="base configuration, 8 hex digits (default: the one written last)")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--out", type=Path, metavar="FILE", help="write to a file")
     target.add_argument(

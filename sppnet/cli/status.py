@@ -4,8 +4,8 @@ import argparse
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+from sppnet.cli.report import add_table_arguments
 from sppnet.tables import Table, read_table, table_directories
 
 
@@ -24,15 +24,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="sppnet status", description="Print one line per run: state, seconds, cell, directory, error."
     )
-    parser.add_argument(
-        "directory",
-        metavar="RUNS_DIR",
-        nargs="?",
-        type=Path,
-        default=Path("runs"),
-        help="a table's directory such as runs/table2, or a directory of them (default: runs, newest first)",
-    )
-    parser.add_argument("--group", help="base configuration, 8 hex digits (default: the one written last)")
+    add_table_arguments(parser)
     arguments = parser.parse_args(argv)
     for directory in table_directories(arguments.directory):
         table = read_table(directory, arguments.group)

@@ -158,7 +158,7 @@ class Table:
         reduced: What the preset makes smaller, one line each.
         command: Command that runs it.
         commit: Version control revision it ran at.
-        created: ISO time of its first sweep.
+        created: ISO time of the last sweep that ran anything.
         rows: In printed order.
         columns: In printed order.
         seeds: Seeds each cell should have.
