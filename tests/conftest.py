@@ -25,7 +25,7 @@ TINY = (
     "head.width=16",
     "training.epochs=2",
     "training.batch_size=8",
-    "data.train_per_class=3",
+    "data.per_class=3",
     "data.test_per_class=2",
     "data.reader.detection_images=2",
 )

@@ -6,14 +6,12 @@ Pure functions over configurations: no torch, no files but those that say what i
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sppnet.cli.conf import conf_dir
 from sppnet.errors import ConfigError
-from sppnet.run.directory import RunDirectory, identity_key, slug
 
 SEED_AXIS = "seed"
 ONLY_COLUMN = "result"
@@ -30,7 +28,7 @@ class Layout(NamedTuple):
     declared: frozenset[str]  # axes of the experiment: their values are the keys of the paper's numbers
 
     def name(self, axis: str, value: str) -> str:
-        """What a value is called in a table: 5 training images a class are `train_per_class=5`."""
+        """What a value is called in a table: 5 training images a class are `per_class=5`."""
         speaks_for_itself = axis in self.declared or value[:1].isalpha()
         return value if speaks_for_itself else f"{axis.rpartition('.')[2]}={value}"
 
@@ -48,7 +46,7 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
     """Merge an experiment's axes with the command line's.
 
     `backbone=zf5` narrows an axis of the experiment, `backbone=zf5,overfeat7` replaces its values,
-    `data.train_per_class=5,10` adds an axis; everything else holds for all cells.
+    `data.per_class=5,10` adds an axis; everything else holds for all cells.
 
     Raises:
         ConfigError: The table names an axis for its rows or columns that it does not have.
@@ -131,12 +129,6 @@ def column_ids(layout: Layout) -> list[str]:
     if layout.columns is None:
         return [ONLY_COLUMN]
     return [layout.name(layout.columns, value) for value in layout.shown[layout.columns]]
-
-
-def run_directory(config: Mapping[str, Any], cell: Cell) -> RunDirectory:
-    """Where a cell with this resolved configuration runs: a readable name and its identity."""
-    name = f"{slug(f'{cell.row}-{cell.column}')}-seed{cell.seed}-{identity_key(config)}"
-    return RunDirectory(Path(config["paths"]["runs"]) / config["table"]["name"] / name)
 
 
 def _seed(text: str) -> int:

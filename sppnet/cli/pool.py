@@ -24,11 +24,12 @@ _MOST_JOBS = 8
 
 
 class CellRun(NamedTuple):
-    """One cell for the pool."""
+    """One run for the pool."""
 
     label: str
     directory: Path
     config: dict[str, Any]  # resolved, plain
+    after: tuple[Path, ...]  # directories of the runs it builds on
 
 
 class CellError(SppnetError):
@@ -59,20 +60,21 @@ def run_side_by_side(
     jobs: int,
     on_step: Callable[[CellRun, dict[str, Any]], None],
     on_end: Callable[[CellRun, CellError | None], None],
-) -> list[CellError]:
-    """Run all tasks, `jobs` at a time; returns the errors of those that failed.
+) -> dict[Path, CellError]:
+    """Run all tasks, `jobs` at a time, none before those it builds on; returns what failed.
+
+    A task that builds on a failed one fails with its error.
 
     Raises:
         Interrupted: A signal came; every running cell has saved and stopped.
     """
     waiting = list(tasks)
-    errors: list[CellError] = []
+    errors: dict[Path, CellError] = {}
     events: queue.Queue[Event] = queue.Queue()
     running: dict[int, CellRun] = {}
     interruption = Interruption()
     with interruption.listen(), _workers(min(jobs, len(waiting)), events) as workers:
-        for number in range(len(workers)):
-            _give(workers[number], running, number, waiting)
+        _give_all(workers, running, waiting)
         while running:
             if interruption.requested:
                 _stop(workers, interruption)
@@ -85,26 +87,46 @@ def run_side_by_side(
                 continue
             if (task := running.pop(number, None)) is None:
                 continue
+            if content["event"] == "gone":  # the process died: the next run gets a new one
+                workers[number] = _start(number, events)
             error = _error_of(content)
             on_end(task, error)
-            errors += [error] if error else []
-            if content["event"] == "gone":  # the process died: the next cell gets a new one
-                workers[number] = _start(number, events)
-            _give(workers[number], running, number, waiting)
+            if error:
+                errors[task.directory] = error
+                for lost in _builds_on(waiting, task.directory):
+                    waiting.remove(lost)
+                    errors[lost.directory] = error
+                    on_end(lost, error)
+            _give_all(workers, running, waiting)
     return errors
 
 
-def _give(
-    worker: subprocess.Popen[str], running: dict[int, CellRun], number: int, waiting: list[CellRun]
+def _builds_on(waiting: Sequence[CellRun], directory: Path) -> list[CellRun]:
+    """Tasks that need a directory, directly or through others."""
+    direct = [task for task in waiting if directory in task.after]
+    further = [task for one in direct for task in _builds_on(waiting, one.directory)]
+    return list({task.directory: task for task in (*direct, *further)}.values())
+
+
+def _give_all(
+    workers: Sequence[subprocess.Popen[str]], running: dict[int, CellRun], waiting: list[CellRun]
 ) -> None:
-    if waiting:
-        task = waiting.pop(0)
-        running[number] = task
-        job = {"directory": str(task.directory), "config": task.config}
-        assert worker.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its reader says "gone"
-            worker.stdin.write(json.dumps(job) + "\n")
-            worker.stdin.flush()
+    """Give every idle worker the first task whose predecessors are through."""
+    for number in range(len(workers)):
+        unfinished = {task.directory for task in (*waiting, *running.values())}
+        ready = (task for task in waiting if not unfinished.intersection(task.after))
+        if number not in running and (task := next(ready, None)) is not None:
+            waiting.remove(task)
+            running[number] = task
+            _give(workers[number], task)
+
+
+def _give(worker: subprocess.Popen[str], task: CellRun) -> None:
+    job = {"directory": str(task.directory), "config": task.config}
+    assert worker.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # its reader says "gone"
+        worker.stdin.write(json.dumps(job) + "\n")
+        worker.stdin.flush()
 
 
 def _error_of(content: dict[str, Any]) -> CellError | None:

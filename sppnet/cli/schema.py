@@ -17,6 +17,8 @@ class ImageConf:
     short_side: int = MISSING
     size: int = MISSING
     small_size: int = MISSING
+    test_sides: list[int] = MISSING
+    curve_sides: list[int] = MISSING
 
 
 @dataclass
@@ -72,6 +74,9 @@ class PathsConf:
 class CellConf:
     """A run's place in its table; filled in by the sweep."""
 
+    stage: str = "evaluation"
+    network: str = ""
+    members: list[str] = field(default_factory=list)
     row: str = ""
     column: str = ""
     group: str = ""
@@ -89,9 +94,11 @@ class TableConf:
     axes: dict[str, Any] = field(default_factory=dict)
     rows: str | None = None
     columns: str | None = None
+    curve: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     metrics: list[Any] = field(default_factory=list)
     paper: dict[str, Any] = field(default_factory=dict)
+    others: list[Any] = field(default_factory=list)
     claims: list[Any] = field(default_factory=list)
 
 
@@ -113,6 +120,7 @@ class Conf:
     paths: PathsConf = field(default_factory=PathsConf)
     cell: CellConf = field(default_factory=CellConf)
     table: TableConf = field(default_factory=TableConf)
+    ensemble: list[Any] = field(default_factory=list)
     input_norm: Any = MISSING
     backbone: Any = MISSING
     pyramid: Any = MISSING

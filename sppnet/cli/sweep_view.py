@@ -57,11 +57,11 @@ class SweepView:
         if not self.console.is_terminal and self.is_shown:
             self._say_sometimes(f"{label}: {stage} {completed}/{total} {detail}".rstrip())
 
-    def finish(self, label: str, line: str) -> None:
-        """A cell has ended, well or not."""
+    def finish(self, label: str, line: str, *, is_cell: bool) -> None:
+        """A run has ended, well or not: a cell of the table, or what cells build on."""
         if label in self._cells:
             self._bars.remove_task(self._cells.pop(label))
-        self.done += 1
+        self.done += is_cell
         self._bars.update(self._sweep, completed=self.done)
         self.console.print(f"[{self.done}/{self.total}] {line}", markup=False)
 

@@ -27,6 +27,14 @@ def _is_count_or_none(value: Any) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
 
 
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_PIXELS
+
+
+def _are_sides(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_side, value)) and 0 < len(set(value)) == len(value)
+
+
 def _one_of(*names: str) -> Callable[[Any], bool]:
     return lambda value: value in names
 
@@ -39,12 +47,12 @@ RULES = (
         "32-true, bf16-mixed, 16-mixed, bf16-true or 64-true",
     ),
     Rule("pyramid.pooling", _one_of("bins", "sliding"), "bins or sliding"),
-    Rule("view.views", _one_of("crop", "ten_crop"), "crop or ten_crop"),
-    Rule("view.short_side", lambda value: 1 <= value <= _MOST_PIXELS, f"from 1 to {_MOST_PIXELS} pixels"),
     Rule("seed", _at_least(0), "0 or more"),
     Rule("jobs", _at_least(0), "0 (one per core) or more"),
     Rule("width", lambda value: 0 < value <= 16, "above 0 and at most 16"),
     Rule("image.short_side", lambda value: 1 <= value <= _MOST_PIXELS, f"from 1 to {_MOST_PIXELS} pixels"),
+    Rule("image.test_sides", _are_sides, f"different short sides of 1 to {_MOST_PIXELS} pixels"),
+    Rule("image.curve_sides", _are_sides, f"different short sides of 1 to {_MOST_PIXELS} pixels"),
     Rule("image.size", _at_least(1), "1 pixel or more"),
     Rule("image.small_size", _at_least(1), "1 pixel or more"),
     Rule("head.width", _at_least(1), "1 or more"),
@@ -63,8 +71,16 @@ RULES = (
     Rule("data_loading.cache_gb", _at_least(0), "0 or more"),
     Rule("data_loading.max_pixels", _at_least(1), "1 or more"),
 )
+VIEW_RULES = (
+    Rule("short_side", _is_side, f"from 1 to {_MOST_PIXELS} pixels"),
+    Rule("full_short_side", lambda value: value is None or _is_side(value), f"null, or 1 to {_MOST_PIXELS}"),
+    Rule("test_sides", _are_sides, f"different short sides of 1 to {_MOST_PIXELS} pixels, e.g. [224,256]"),
+    Rule("size", _is_side, f"from 1 to {_MOST_PIXELS} pixels"),
+    Rule("flip", lambda value: isinstance(value, bool), "true or false"),
+    Rule("mapping", _one_of("centre_inside", "paper", "release"), "centre_inside, paper or release"),
+)
 DATA_RULES = (
-    Rule("train_per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
+    Rule("per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
     Rule("test_per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
     Rule("train_crop", _one_of("random", "five"), "random or five"),
     Rule("split_seed", lambda value: isinstance(value, int) and value >= 0, "a whole number of 0 or more"),
@@ -86,6 +102,7 @@ def validate(config: Mapping[str, Any]) -> None:
     _check_keys(config, Conf, "")
     for rule in RULES:
         _check(rule, rule.key, _at(config, rule.key))
+    _check_view(config)
     _check_pyramid(config)
     _check_sizes(config)
     _check_schedule(config)
@@ -145,12 +162,25 @@ def _check_pyramid(config: Mapping[str, Any]) -> None:
         )
 
 
+def _check_view(config: Mapping[str, Any]) -> None:
+    view = config["view"]
+    for rule in VIEW_RULES:
+        if rule.key in view:
+            _check(rule, f"view.{rule.key}", view[rule.key])
+    smallest = min(view.get("test_sides", [view.get("short_side")]))
+    if view.get("size", 0) > smallest:
+        raise ConfigError(
+            f"image.size={view['size']} does not fit into view.short_side={smallest} (or view.test_sides)"
+        )
+    if not config["pyramid"]["any_size"] and not view["_target_"].endswith("CropView"):
+        raise ConfigError(
+            "pyramid=none has one input size: a network without SPP sees crops only (§2.3); choose "
+            "view=crop or view=ten_crop, or pyramid=bins50"
+        )
+
+
 def _check_sizes(config: Mapping[str, Any]) -> None:
     image = config["image"]
-    if image["size"] > config["view"]["short_side"]:
-        raise ConfigError(
-            f"image.size={image['size']} does not fit into view.short_side={config['view']['short_side']}"
-        )
     if image["size"] > image["short_side"]:
         raise ConfigError(
             f"image.size={image['size']} does not fit into image.short_side={image['short_side']}: "
@@ -158,10 +188,16 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
         )
     if image["small_size"] > image["size"]:
         raise ConfigError(f"image.small_size={image['small_size']} is above image.size={image['size']}")
-    if not config["pyramid"]["any_size"] and len(set(config["train_sizes"].get("sizes", [0, 1]))) > 1:
+    sizes = config["train_sizes"]
+    if not config["pyramid"]["any_size"] and sizes != {**sizes, "sizes": [image["size"]]}:
         raise ConfigError(
             "pyramid=none has one input size: train_sizes must be single (a network without SPP cannot "
             "be trained at several sizes, §2.3); choose pyramid=bins50 or train_sizes=single"
+        )
+    if sizes["_target_"].endswith("BucketSizes") and config["pyramid"]["pooling"] == "sliding":
+        raise ConfigError(
+            "train_sizes=buckets makes maps of any shape, for which pyramid.pooling=sliding is not defined; "
+            "use pyramid.pooling=bins"
         )
 
 

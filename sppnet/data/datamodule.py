@@ -3,7 +3,7 @@
 import functools
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -13,23 +13,22 @@ from jaxtyping import Float, UInt8
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from sppnet.data.datasets import TrainImages, ViewedImages, cut_centre, cut_ten
+from sppnet.data.datasets import TrainImages, ViewedImages
+from sppnet.data.images import size_at
 from sppnet.data.records import ViewBatch
-from sppnet.data.sampling import EpochSampler, SizeSchedule, stable_seed
+from sppnet.data.sampling import BucketSampler, EpochSampler, TrainSampler, stable_seed
+from sppnet.data.sizes import BucketSizes, EpochSizes
 from sppnet.data.splits import ImageSet, ImageSplits, Reader, Selection
+from sppnet.data.stacks import equal_stacks, stacks_of_like_images
 from sppnet.data.store import ImageStore
-from sppnet.data.transforms import ColourNoise, TrainTransform
+from sppnet.data.transforms import ColourNoise, RegionTransform, Transform, WholeTransform
 from sppnet.data.verify import verify
 from sppnet.errors import ConfigError
+from sppnet.models.views import CropView, View
 from sppnet.ops.views import centre_crop
 
-_VIEWS: dict[str, tuple[int, Callable[[Tensor, int], Tensor]]] = {
-    "crop": (1, cut_centre),
-    "ten_crop": (10, cut_ten),
-}
 _NUM_FOR_MEAN = 1000
 
 
@@ -41,7 +40,7 @@ class ImageDataModule(LightningDataModule):
         name: What reports call the data set.
         reader: Finds the files of one layout.
         root: Folder that holds them; None lets the reader choose.
-        train_per_class: Training images per class; None for all.
+        per_class: Training images per class; None for all.
         test_per_class: Test images per class at most; None for all.
         val_fraction: Share of the training images to hold out, in [0, 1).
         split_seed: Seed of the choice of images.
@@ -50,10 +49,8 @@ class ImageDataModule(LightningDataModule):
         crop: Side of the square regions, pixels.
         train_crop: "random" or "five" (`TrainTransform`).
         colour: How training colours are altered.
-        sizes: Side at which the network sees the regions, epoch by epoch.
-        views: Views of a test image, "crop" or "ten_crop".
-        view_short_side: `short_side` of held-out and test images, pixels.
-        batch_size: Training images per step and process; about as many views are tested at once.
+        sizes: Side at which the network sees the regions, epoch by epoch; or the buckets of whole images.
+        batch_size: Training images per step and process; as many regions' pixels are tested at once.
         seed: Of the order and the alterations.
         workers: Processes that read images; 0 reads them in the training process.
         cache_gb: With no workers, sets of images that fit into so many 10^9 bytes stay in memory.
@@ -66,7 +63,7 @@ class ImageDataModule(LightningDataModule):
         name: str,
         reader: Reader,
         root: str | Path | None,
-        train_per_class: int | None,
+        per_class: int | None,
         test_per_class: int | None,
         val_fraction: float,
         split_seed: int,
@@ -75,9 +72,7 @@ class ImageDataModule(LightningDataModule):
         crop: int,
         train_crop: str,
         colour: ColourNoise,
-        sizes: SizeSchedule,
-        views: str,
-        view_short_side: int,
+        sizes: EpochSizes | BucketSizes,
         batch_size: int,
         seed: int,
         workers: int,
@@ -89,18 +84,18 @@ class ImageDataModule(LightningDataModule):
             raise ConfigError(
                 f"image.size={crop} must not exceed image.short_side={short_side}: no region fits"
             )
-        if views not in _VIEWS:
-            raise ConfigError(f"view.views={views!r} must be one of {', '.join(_VIEWS)}")
         self.data_name = name  # Lightning keeps a class attribute `name` for itself
         self.reader = reader
         self.root = None if root is None else Path(root).expanduser()
-        self.selection = Selection(train_per_class, test_per_class, val_fraction, split_seed)
+        self.selection = Selection(per_class, test_per_class, val_fraction, split_seed)
         self.upright = upright
-        self.short_sides = {"train": short_side, "val": view_short_side, "test": view_short_side}
+        self.short_side = short_side
         self.crop = crop
-        self.transform = TrainTransform(crop=crop, train_crop=train_crop, colour=colour)
+        self.transform: Transform = RegionTransform(crop=crop, train_crop=train_crop, colour=colour)
+        if isinstance(sizes, BucketSizes):
+            self.transform = WholeTransform(colour=colour)
+            self.short_side = max(short_side, *sizes.sizes)
         self.sizes = sizes
-        self.num_views, self.cut_views = _VIEWS[views]
         self.batch_size = batch_size
         self.seed = seed
         self.workers = workers
@@ -152,10 +147,7 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Batches of `ImageBatch`; its state resumes with exactly the draws that are left."""
-        num_replicas, rank = self._share()
-        sampler = EpochSampler(
-            len(self.train_set.paths), seed=self.seed, sizes=self.sizes, num_replicas=num_replicas, rank=rank
-        )
+        sampler = self._train_sampler()
         if self.trainer is not None:
             # Lightning restores no loader's state from a checkpoint of an epoch's end, and calls set_epoch
             # only after workers have begun to prefetch. This is the epoch it will set.
@@ -168,11 +160,28 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[ViewBatch] | list[Any]:
         """Central regions of the held-out images; an empty list when nothing is held out."""
-        return self._view_loader("val", 1, cut_centre) if self.val_set.paths else []
+        if not self.val_set.paths:
+            return []
+        store = self._store("val")
+        view = CropView(short_side=self.short_side, size=self.crop)
+        images = ViewedImages(lambda index: (store[index],), self.val_set.labels, cut=view.cut)
+        return self._in_stacks(images, equal_stacks(range(len(store)), self.batch_size))
 
-    def test_dataloader(self) -> DataLoader[ViewBatch]:
-        """All views of the test images."""
-        return self._view_loader("test", self.num_views, self.cut_views)
+    def view_loader(self, view: View) -> DataLoader[ViewBatch]:
+        """The test images as a view wants them, each once, in batches of images of one shape.
+
+        Raises:
+            BadImageError: A file cannot be used.
+        """
+        store = self._store("test")
+        images = ViewedImages(
+            lambda index: store.at(index, view.short_sides), self.test_set.labels, cut=view.cut
+        )
+        if view.is_square:
+            size = max(1, self.batch_size // view.num_views)
+            return self._in_stacks(images, equal_stacks(range(len(store)), size))
+        shapes = [tuple(size_at(size, side) for side in view.short_sides) for size in store.sizes()]
+        return self._in_stacks(images, stacks_of_like_images(shapes, pixels=self.batch_size * self.crop**2))
 
     def mean_image(self, size: int) -> Float[Tensor, "3 size size"]:
         """Mean of the central regions of up to 1,000 training images, 0..255 (Appendix A).
@@ -200,16 +209,29 @@ class ImageDataModule(LightningDataModule):
         """
         return verify(self.splits, upright=self.upright, max_pixels=self.max_pixels)
 
-    def _view_loader(
-        self, name: str, num_views: int, cut: Callable[[Tensor, int], Tensor]
-    ) -> DataLoader[ViewBatch]:
-        images: ImageSet = getattr(self.splits, name)
-        viewed = ViewedImages(self._store(name), images.labels, cut=cut, crop=self.crop)
-        everything: Any = range(len(viewed))
+    def _train_sampler(self) -> TrainSampler:
         num_replicas, rank = self._share()
-        sampler = DistributedSampler[Any](everything, num_replicas=num_replicas, rank=rank, shuffle=False)
-        batch_size = max(1, self.batch_size // num_views)
-        return DataLoader(viewed, batch_size, sampler=sampler, **self._loading())
+        if isinstance(self.sizes, BucketSizes):
+            return BucketSampler(
+                self._store("train").sizes(),
+                buckets=self.sizes,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                num_replicas=num_replicas,
+                rank=rank,
+            )
+        num_images = len(self.train_set.paths)
+        return EpochSampler(
+            num_images, seed=self.seed, sizes=self.sizes, num_replicas=num_replicas, rank=rank
+        )
+
+    def _in_stacks(self, images: ViewedImages, stacks: Sequence[Sequence[int]]) -> DataLoader[ViewBatch]:
+        num_replicas, rank = self._share()
+        return DataLoader(images, batch_sampler=stacks[rank::num_replicas], **self._loading())
+
+    def _share(self) -> tuple[int, int]:
+        """Number of ranks, and which one this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loading(self) -> dict[str, Any]:
         """What all loaders have in common."""
@@ -225,23 +247,18 @@ class ImageDataModule(LightningDataModule):
         }
 
     def _store(self, name: str) -> ImageStore:
-        """Pixels of one of the three sets, decoded once if they fit into memory."""
+        """Pixels of one of the three sets; what every epoch reads is decoded once, if it fits into memory."""
         if name not in self._stores:
-            store = ImageStore(
+            self._stores[name] = ImageStore(
                 getattr(self.splits, name),
                 name=name,
-                short_side=self.short_sides[name],
+                short_side=self.short_side,
                 upright=self.upright,
                 max_pixels=self.max_pixels,
             )
-            if self.workers == 0:
-                self._memory_left -= store.keep_in_memory(self._memory_left)
-            self._stores[name] = store
+            if name != "test" and self.workers == 0:
+                self._memory_left -= self._stores[name].keep_in_memory(self._memory_left)
         return self._stores[name]
-
-    def _share(self) -> tuple[int, int]:
-        """Number of ranks, and which one this is."""
-        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -4,19 +4,17 @@ A data set here answers a whole batch at once (`__getitems__`), so that batches 
 images are read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sppnet.data.records import Draw, ImageBatch, ViewBatch
 from sppnet.data.sampling import stable_seed
 from sppnet.data.store import ImageStore
-from sppnet.data.transforms import TrainTransform
-from sppnet.ops.views import centre_crop, ten_crop
+from sppnet.data.transforms import Transform
 
 
 @final
@@ -26,12 +24,12 @@ class TrainImages(Dataset[ImageBatch]):
     Args:
         store: Their pixels.
         labels: Their classes.
-        transform: Region, mirror image, colours.
+        transform: Region or all of it, mirror image, colours.
         seed: Of all alterations.
     """
 
     def __init__(
-        self, store: ImageStore, labels: tuple[int, ...], *, transform: TrainTransform, seed: int
+        self, store: ImageStore, labels: tuple[int, ...], *, transform: Transform, seed: int
     ) -> None:
         self.store = store
         self.labels = torch.tensor(labels)
@@ -42,7 +40,7 @@ class TrainImages(Dataset[ImageBatch]):
         return len(self.store)
 
     def __getitems__(self, draws: list[Draw]) -> ImageBatch:
-        """The batch of these draws, all of one epoch.
+        """The batch of these draws, all of one epoch and one shape.
 
         Raises:
             BadImageError: A file cannot be used.
@@ -50,6 +48,7 @@ class TrainImages(Dataset[ImageBatch]):
         views = [
             self.transform(
                 self.store[draw.index],
+                draw,
                 torch.Generator().manual_seed(stable_seed(self.seed, draw.epoch, draw.index)),
             )
             for draw in draws
@@ -59,49 +58,46 @@ class TrainImages(Dataset[ImageBatch]):
             images=torch.stack([view.region for view in views]),
             colour_shift=torch.stack([view.colour_shift for view in views]),
             labels=self.labels[ids],
-            size=draws[0].size,
+            height=draws[0].height,
+            width=draws[0].width,
             ids=ids,
         )
 
 
 @final
 class ViewedImages(Dataset[ViewBatch]):
-    """Validation or test images, each seen in one or more views.
+    """Validation or test images, each cut as a view asks.
 
     Args:
-        store: Their pixels.
+        read: From an index to the image's pixels, once for every short side of the view.
         labels: Their classes.
-        cut: From a whole resized image and a side to its views, `views 3 side side`.
-        crop: Side of the views, pixels.
+        cut: What the view cuts out of an image, `v 3 h w`.
     """
 
     def __init__(
-        self, store: ImageStore, labels: tuple[int, ...], *, cut: Callable[[Tensor, int], Tensor], crop: int
+        self,
+        read: Callable[[int], Sequence[Tensor]],
+        labels: tuple[int, ...],
+        *,
+        cut: Callable[[Tensor], Tensor],
     ) -> None:
-        self.store = store
+        self.read = read
         self.labels = torch.tensor(labels)
         self.cut = cut
-        self.crop = crop
 
     def __len__(self) -> int:
-        return len(self.store)
+        return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> ViewBatch:
-        """The batch of these images.
+        """The batch of these images, whose cuts must be of one shape.
 
         Raises:
             BadImageError: A file cannot be used.
         """
         ids = torch.tensor(indices)
-        views = torch.stack([self.cut(self.store[index], self.crop) for index in indices])
-        return ViewBatch(images=views, labels=self.labels[ids], ids=ids)
-
-
-def cut_centre(image: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "1 3 size size"]:
-    """The central region as the only view (Table 3, "1 crop")."""
-    return centre_crop(image, size)[None]
-
-
-def cut_ten(image: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "10 3 size size"]:
-    """Centre and corners of the entire resized image, and their mirror images (§3.1, footnote 1)."""
-    return ten_crop(image, size)
+        by_image = [[self.cut(image) for image in self.read(index)] for index in indices]
+        return ViewBatch(
+            images=tuple(torch.stack(cuts) for cuts in zip(*by_image, strict=True)),
+            labels=self.labels[ids],
+            ids=ids,
+        )

@@ -16,7 +16,7 @@ from typing import final
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from sppnet.errors import DataError
@@ -25,6 +25,7 @@ from sppnet.errors import DataError
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 # With its short side at 256 such an image is 4096 long; a 5000 x 1 picture would become 1.3 million.
 _MAX_ASPECT = 16
+_FIRST_TURNED = 5  # EXIF orientations 5 to 8 swap width and height
 
 
 @final
@@ -73,12 +74,35 @@ def resize_short_side(image: Image.Image, short_side: int) -> UInt8[Tensor, "3 h
     Bicubic when enlarging, area average when shrinking, as in cuda-convnet2's make-data. JPEG's draft
     mode is not used: it decodes to other pixels, and for photographs of 500 pixels it is not faster.
     """
-    width, height = image.size
-    shorter = min(width, height)
-    size = (max(1, round(width * short_side / shorter)), max(1, round(height * short_side / shorter)))
+    size = size_at(image.size, short_side)
     if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC if short_side > shorter else Image.Resampling.BOX)
+        enlarges = short_side > min(image.size)
+        image = image.resize(size, Image.Resampling.BICUBIC if enlarges else Image.Resampling.BOX)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def size_at(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Width and height of an image of `size` once its short side is `short_side`, pixels."""
+    width, height = size
+    shorter = min(size)
+    return max(1, round(width * short_side / shorter)), max(1, round(height * short_side / shorter))
+
+
+def image_size(path: Path, *, upright: bool, max_pixels: int) -> tuple[int, int]:
+    """Width and height of an image as `read_image` would return it, from the file's header alone.
+
+    Raises:
+        BadImageError: As `read_image`, but for what only decoding finds.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            _check_size(path, image.size, max_pixels)
+            is_turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_TURNED
+            return (image.height, image.width) if is_turned else image.size
+    except BadImageError:
+        raise
+    except Exception as error:  # as in read_image
+        raise BadImageError(f"{path}: {_diagnose(path, error)}") from error
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:

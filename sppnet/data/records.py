@@ -1,6 +1,6 @@
 """What travels between files, loaders and tasks: frozen, named, and known to Lightning's transfer.
 
-Axes: n images, views per image, 3 colours (red, green, blue), h w pixels.
+Axes: n images, v cuts per image, 3 colours (red, green, blue), h w pixels.
 """
 
 from typing import NamedTuple
@@ -14,22 +14,29 @@ class Draw(NamedTuple):
 
     index: int  # type: ignore[assignment]  # into the training set; hides tuple.index, which nobody needs
     epoch: int
-    size: int  # side at which the network is to see the image, pixels
+    height: int  # at which the network is to see the image, pixels
+    width: int
 
 
 class ImageBatch(NamedTuple):
-    """Training images: square regions, all of one size, before they are resized to `size`."""
+    """Training images, all of one shape, before they are resized to `height` x `width`."""
 
     images: UInt8[Tensor, "n 3 h w"]
     colour_shift: Float[Tensor, "n 3"]  # to be added to every pixel, on the 0..255 scale
     labels: Int[Tensor, " n"]
-    size: int  # side the network is to see (§2.3.2: 224 or 180); the task resizes on its device
+    height: int  # that the network is to see (§2.3.2: 224 or 180); the task resizes on its device
+    width: int
     ids: Int[Tensor, " n"]  # index of each image in its set
+
+    @property
+    def size(self) -> int:
+        """Short side that the network is to see, pixels."""
+        return min(self.height, self.width)
 
 
 class ViewBatch(NamedTuple):
-    """Validation or test images: every view of every image."""
+    """Validation or test images: what a view cuts out of each, for every short side it asks for."""
 
-    images: UInt8[Tensor, "n views 3 h w"]
+    images: tuple[UInt8[Tensor, "n v 3 h w"], ...]
     labels: Int[Tensor, " n"]
     ids: Int[Tensor, " n"]  # index of each image in its set

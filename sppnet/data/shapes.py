@@ -58,15 +58,15 @@ class ShapesReader:
             ConfigError: The numbers of images are not given.
             ResourceError: They cannot be written.
         """
-        num_train, num_test = selection.train_per_class, selection.test_per_class
+        num_train, num_test = selection.per_class, selection.test_per_class
         if num_train is None or num_test is None:
             raise ConfigError(
                 "data=shapes generates as many images as asked for: "
-                "set data.train_per_class and data.test_per_class"
+                "set data.per_class and data.test_per_class"
             )
         folder = build_shapes(
             root or default_root(),
-            train_per_class=num_train,
+            per_class=num_train,
             test_per_class=num_test,
             detection_images=self.detection_images,
             seed=selection.split_seed,
@@ -80,7 +80,7 @@ def default_root() -> Path:
 
 
 def build_shapes(
-    root: Path, *, train_per_class: int, test_per_class: int, detection_images: int, seed: int
+    root: Path, *, per_class: int, test_per_class: int, detection_images: int, seed: int
 ) -> Path:
     """Generate the data set below `root` unless it is there; return its folder.
 
@@ -89,7 +89,7 @@ def build_shapes(
     """
     numbers = {
         "version": _VERSION,
-        "train_per_class": train_per_class,
+        "per_class": per_class,
         "test_per_class": test_per_class,
         "detection_images": detection_images,
         "seed": seed,
@@ -101,7 +101,7 @@ def build_shapes(
     try:
         aside.mkdir(parents=True)
         _remove_stale(root)
-        _write_classes(aside, {"train": train_per_class, "test": test_per_class}, seed)
+        _write_classes(aside, {"train": per_class, "test": test_per_class}, seed)
         _write_detection(aside / "VOCdevkit" / "VOC2007", detection_images, seed)
         os.sync()  # a power cut must not leave the name with empty files behind it
         with contextlib.suppress(FileExistsError):

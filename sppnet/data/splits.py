@@ -41,19 +41,19 @@ class Selection:
     """How much of a data set is used.
 
     Args:
-        train_per_class: Training images per class (the held-out ones among them); None for all.
+        per_class: Training images per class (the held-out ones among them); None for all.
         test_per_class: Test images per class at most; None for all.
         val_fraction: Share of every class's *training* images to hold out, in [0, 1).
         split_seed: Seed of every choice.
     """
 
-    train_per_class: int | None
+    per_class: int | None
     test_per_class: int | None
     val_fraction: float
     split_seed: int
 
     def __post_init__(self) -> None:
-        for name in ("train_per_class", "test_per_class"):
+        for name in ("per_class", "test_per_class"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value} must be at least 1, or null for all images")
@@ -78,7 +78,7 @@ def split_given(train: ImageSet, test: ImageSet, selection: Selection) -> ImageS
             f"training and test images have different classes ({', '.join(differing[:5])}"
             f"{', ...' if len(differing) > 5 else ''}): both need one folder for every class"
         )
-    chosen = _select(train, selection, lambda order: order[: selection.train_per_class])
+    chosen = _select(train, selection, lambda order: order[: selection.per_class])
     tested = _select(test, selection, lambda order: order[: selection.test_per_class])
     return _hold_out(chosen, tested, selection)
 
@@ -88,10 +88,10 @@ def split_pool(pool: ImageSet, selection: Selection) -> ImageSplits:
 
     A class that is too small for both keeps one image to test with; a warning says so.
     """
-    wanted = selection.train_per_class
+    wanted = selection.per_class
     if wanted is None:
         raise ConfigError(
-            "data.train_per_class is needed: these images come without a training and a test part, "
+            "data.per_class is needed: these images come without a training and a test part, "
             "so that many of every class train and the others test"
         )
     counts = torch.bincount(torch.tensor(pool.labels), minlength=len(pool.classes)).tolist()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import final
@@ -11,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from sppnet.data.images import BadImageError, read_image, resize_short_side
+from sppnet.data.images import BadImageError, image_size, read_image, resize_short_side
 from sppnet.data.progress import show_progress
 from sppnet.data.splits import ImageSet
 
@@ -52,7 +53,29 @@ class ImageStore:
         Raises:
             BadImageError: The file cannot be used; path, reason and index.
         """
-        return self._kept[index] if self._kept else self._read(index)
+        return self._kept[index] if self._kept else self.at(index, (self._short_side,))[0]
+
+    def at(self, index: int, short_sides: Sequence[int]) -> tuple[UInt8[Tensor, "3 _h _w"], ...]:
+        """Pixels of one image at several short sides, decoded once.
+
+        Raises:
+            BadImageError: The file cannot be used.
+        """
+        try:
+            image = read_image(self._path(index), upright=self._upright, max_pixels=self._max_pixels)
+        except BadImageError as error:
+            raise BadImageError(f"{error} [image {index} of the {self._name} set]") from error
+        return tuple(resize_short_side(image, short_side) for short_side in short_sides)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Width and height of every file's image, from the headers.
+
+        Raises:
+            BadImageError: A file cannot be used.
+        """
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+            found = pool.map(self._size, range(len(self)))
+            return list(show_progress(found, label=f"sizes of {self._name} images", total=len(self)))
 
     def keep_in_memory(self, budget: int) -> int:
         """Decode everything now if it fits into `budget` bytes; return the bytes taken (0: nothing kept)."""
@@ -60,19 +83,17 @@ class ImageStore:
             return 0
         log.info("decoding %d %s images into memory", len(self), self._name)
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            decoded = pool.map(self._read, range(len(self)))  # Pillow decodes outside the interpreter's lock
+            decoded = pool.map(
+                self.__getitem__, range(len(self))
+            )  # Pillow decodes outside the interpreter's lock
             self._kept = list(show_progress(decoded, label=f"decoding {self._name} images", total=len(self)))
         return sum(image.numel() for image in self._kept)
 
     def _path(self, index: int) -> Path:
         return Path(os.fsdecode(self._paths[index]))
 
-    def _read(self, index: int) -> Tensor:
-        try:
-            image = read_image(self._path(index), upright=self._upright, max_pixels=self._max_pixels)
-        except BadImageError as error:
-            raise BadImageError(f"{error} [image {index} of the {self._name} set]") from error
-        return resize_short_side(image, self._short_side)
+    def _size(self, index: int) -> tuple[int, int]:
+        return image_size(self._path(index), upright=self._upright, max_pixels=self._max_pixels)
 
     def _estimate_bytes(self) -> int:
         """Bytes of all resized images, extrapolated from the headers of evenly spaced files."""

@@ -1,24 +1,35 @@
-"""What training sees of an image: a region, perhaps mirrored, with altered colours (paper §3.1).
+"""What training sees of an image: a region or all of it, perhaps mirrored, with altered colours (paper §3.1).
 
 All randomness of one use of one image comes from one generator, seeded by (seed, epoch, index): it does
 not matter which worker reads the image, nor when.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple, Protocol, final, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from sppnet.data.records import Draw
 from sppnet.errors import ConfigError
 
 
 class TrainView(NamedTuple):
     """One use of one training image."""
 
-    region: UInt8[Tensor, "3 crop crop"]
+    region: UInt8[Tensor, "3 h w"]
     colour_shift: Float[Tensor, " 3"]
+
+
+@runtime_checkable  # the tests check argument types
+class Transform(Protocol):
+    """Makes one use of an image out of its pixels."""
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
+        """Cut one training view out of a whole resized image."""
+        ...
 
 
 @final
@@ -48,8 +59,25 @@ class ColourNoise:
 
 
 @final
-class TrainTransform:
-    """Region, mirror image, colour shift.
+class WholeTransform:
+    """The whole image at the draw's height and width, mirror image, colour shift.
+
+    Args:
+        colour: How colours are altered.
+    """
+
+    def __init__(self, *, colour: ColourNoise) -> None:
+        self.colour = colour
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
+        """Stretch a whole image, by less than a bucket's step, to the shape that its batch has."""
+        whole = F.interpolate(image[None], (draw.height, draw.width), mode="bilinear", antialias=True)[0]
+        return TrainView(_perhaps_mirrored(whole, generator), self.colour.draw(generator))
+
+
+@final
+class RegionTransform:
+    """Square region, mirror image, colour shift.
 
     Args:
         crop: Side of the region in pixels.
@@ -64,14 +92,16 @@ class TrainTransform:
         self.choose_corner = _CORNERS[train_crop]
         self.colour = colour
 
-    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: torch.Generator) -> TrainView:
-        """Cut one training view out of a whole resized image."""
+    def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
+        """Cut a square region out of a whole resized image; the task resizes it to the draw's size."""
         height, width = image.shape[1:]
         top, left = self.choose_corner(height - self.crop, width - self.crop, generator)
         region = image[:, top : top + self.crop, left : left + self.crop]
-        if torch.rand((), generator=generator) < 0.5:
-            region = region.flip(2)
-        return TrainView(region, self.colour.draw(generator))
+        return TrainView(_perhaps_mirrored(region, generator), self.colour.draw(generator))
+
+
+def _perhaps_mirrored(region: Tensor, generator: torch.Generator) -> Tensor:
+    return region.flip(2) if torch.rand((), generator=generator) < 0.5 else region
 
 
 def random_corner(max_top: int, max_left: int, generator: torch.Generator) -> tuple[int, int]:

@@ -4,7 +4,7 @@ Axes: c channels, h w pixels.
 """
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 
@@ -41,10 +41,25 @@ def ten_crop(
         ValueError: The image is smaller than a square.
     """
     _require_size(image, size)
-    bottom, right = image.shape[1] - size, image.shape[2] - size
-    corners = [(0, 0), (0, right), (bottom // 2, right // 2), (bottom, 0), (bottom, right)]
-    crops = torch.stack([_crop(image, top, left, size) for top, left in corners])
+    corners = ten_windows(image.shape[1], image.shape[2], size)[:, :2].tolist()
+    crops = torch.stack([_crop(image, top, left, size) for left, top in corners])
     return torch.cat([crops, crops.flip(-1)])
+
+
+def ten_windows(height: int, width: int, size: int) -> Int[Tensor, "5 4"]:
+    """Where the crops of `ten_crop` stand in an image; their mirror images stand there as well.
+
+    Args:
+        height: Of the image, pixels.
+        width: Of the image, pixels.
+        size: Side of the squares, pixels.
+
+    Returns:
+        Inclusive x1 y1 x2 y2: top left, top right, centre, bottom left, bottom right.
+    """
+    bottom, right = height - size, width - size
+    corners = [(0, 0), (0, right), (bottom // 2, right // 2), (bottom, 0), (bottom, right)]
+    return torch.tensor([[left, top, left + size - 1, top + size - 1] for top, left in corners])
 
 
 def _crop(image: Tensor, top: int, left: int, size: int) -> Tensor:

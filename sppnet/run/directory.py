@@ -10,10 +10,10 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import yaml
 
@@ -32,19 +32,25 @@ from sppnet.errors import ArtifactError
 NOT_IDENTITY: Final = (
     *("hydra", "paths", "logger", "cell", "table", "data_loading", "progress", "jobs", "reduced"),
     *("data.workers", "data.cache_gb", "data.max_pixels"),
+    *("image.test_sides", "image.curve_sides"),  # a view holds those it uses
     *("trainer.threads", "trainer.keep_memory", "trainer.checkpoint_minutes", "trainer.every_steps"),
 )
+# What it holds beside what decides a trained network: how it is looked at.
+NOT_TRAINING: Final = ("view", "ensemble", "data.test_per_class")
 _MAX_SLUG = 80
+_WAIT_SECONDS = 1.0
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a resolved configuration that decides the result."""
+    """Return the part of a resolved configuration that decides the result of its stage."""
+    is_network = config.get("cell", {}).get("stage") == "network"
+    ignored = NOT_IDENTITY + NOT_TRAINING * is_network
 
     def kept(part: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {
             key: kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
             for key, value in part.items()
-            if f"{prefix}{key}" not in NOT_IDENTITY
+            if f"{prefix}{key}" not in ignored
         }
 
     return kept(config, "")
@@ -58,6 +64,15 @@ def identity_key(config: Mapping[str, Any]) -> str:
 def slug(text: str) -> str:
     """Make any text a readable file name of at most 80 characters."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:_MAX_SLUG] or "cell"
+
+
+def _is_locked(file: IO[str]) -> bool:
+    """Lock a file for this process, if no other has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class RunDirectory:
@@ -83,24 +98,26 @@ class RunDirectory:
             return False  # damaged: it runs again
 
     @contextlib.contextmanager
-    def hold(self, config: Mapping[str, Any]) -> Iterator[bool]:
+    def hold(self, config: Mapping[str, Any], *, wait: Callable[[], None] | None = None) -> Iterator[bool]:
         """Own the directory for one run; yields False when another process owns it.
 
         The lock is the kernel's (flock): it is freed when its owner is killed.
 
         Args:
             config: The resolved configuration, plain containers only.
+            wait: Called every second until the other process is through; None gives up at once.
 
         Raises:
             ArtifactError: The directory holds another configuration.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
+            while not _is_locked(lock):
+                if wait is None:
+                    yield False
+                    return
+                wait()
+                time.sleep(_WAIT_SECONDS)
             remove_stale_temporaries(self.path)
             self._keep_config(config)
             self._seconds_before = self._seconds_spent()

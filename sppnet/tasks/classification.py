@@ -1,4 +1,4 @@
-"""Train and test a network as a classifier (paper §3.1; Table 2).
+"""Train a network as a classifier (paper §3.1).
 
 The training size changes from epoch to epoch (§2.3.2): the batch holds crops of one size and says at
 which size the network sees them, so both sizes show the same content.
@@ -12,18 +12,17 @@ from jaxtyping import Float
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from sppnet.data.records import ImageBatch, ViewBatch
 from sppnet.models.sppnet import SppNet
 from sppnet.run.guards import check_finite
+from sppnet.tasks.error_rates import accuracies, errors
 from sppnet.tasks.schedules import Schedule
 
 
 @final
 class ClassificationTask(LightningModule):
-    """Momentum SGD on the softmax loss; tested on the mean softmax over the views of an image.
+    """Momentum SGD on the softmax loss; held-out images are seen as central crops.
 
     Args:
         net: Any image size in, one score per class out.
@@ -51,9 +50,7 @@ class ClassificationTask(LightningModule):
         self.weight_decay = weight_decay
         self.bias_rate = bias_rate
         self.schedule = schedule
-        metrics = _accuracies(net.num_classes)
-        self.val_metrics = metrics.clone(prefix="val/")
-        self.test_metrics = metrics.clone(prefix="test/")
+        self.val_metrics = accuracies(net.num_classes).clone(prefix="val/")
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
         """Scores of images on the 0..255 scale, before the softmax."""
@@ -61,9 +58,10 @@ class ClassificationTask(LightningModule):
         return scores
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        """Softmax loss at the epoch's training size."""
+        """Softmax loss at the batch's training size."""
         images = batch.images.float() + batch.colour_shift[:, :, None, None]
-        loss = F.cross_entropy(self(resize_square(images, int(batch.size))), batch.labels)
+        images = resize(images, int(batch.height), int(batch.width))
+        loss = F.cross_entropy(self(images), batch.labels)
         check_finite(
             loss.detach(),
             epoch=self.current_epoch,
@@ -77,25 +75,11 @@ class ClassificationTask(LightningModule):
 
     def validation_step(self, batch: ViewBatch, batch_idx: int) -> None:
         """Error on images held out of the training split."""
-        self.val_metrics.update(self.mean_softmax(batch.images), batch.labels)
+        self.val_metrics.update(self(batch.images[0][:, 0].float()), batch.labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out errors."""
-        self.log_dict(_errors(self.val_metrics))
-
-    def test_step(self, batch: ViewBatch, batch_idx: int) -> None:
-        """Error of the mean softmax over each image's views (§3.1, footnote 1)."""
-        self.test_metrics.update(self.mean_softmax(batch.images), batch.labels)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the errors as fractions."""
-        self.log_dict(_errors(self.test_metrics))
-
-    def mean_softmax(self, views: Tensor) -> Float[Tensor, "n classes"]:
-        """Mean over the views of the softmax scores; `views` is n x views x 3 x h x w, 0..255."""
-        num_images, num_views = views.shape[:2]
-        scores: Tensor = self(views.flatten(0, 1).float()).softmax(dim=1)
-        return scores.reshape(num_images, num_views, -1).mean(dim=1)
+        self.log_dict(errors(self.val_metrics))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Momentum SGD; biases learn `bias_rate` times as fast."""
@@ -110,11 +94,11 @@ class ClassificationTask(LightningModule):
         return self.schedule.configure(optimizer, self.trainer.max_epochs or 1)
 
 
-def resize_square(images: Float[Tensor, "n 3 a a"], size: int) -> Float[Tensor, "n 3 b b"]:
-    """Resize crops to size x size, bilinear with antialiasing (§2.3.2); the same tensor at equal size."""
-    if images.shape[-1] == size:
+def resize(images: Float[Tensor, "n 3 h w"], height: int, width: int) -> Float[Tensor, "n 3 h2 w2"]:
+    """Resize regions, bilinear with antialiasing (§2.3.2); the same tensor at equal size."""
+    if images.shape[2:] == (height, width):
         return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _split_biases(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -122,23 +106,3 @@ def _split_biases(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter
     biases = [parameter for name, parameter in named if name.endswith("bias")]
     weights = [parameter for name, parameter in named if not name.endswith("bias")]
     return weights, biases
-
-
-def _accuracies(num_classes: int) -> MetricCollection:
-    """Top-1, top-5 and mean-per-class accuracy; of fewer than five classes all are in the top 5."""
-    return MetricCollection(
-        {
-            "top1": MulticlassAccuracy(num_classes, top_k=1, average="micro"),
-            "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
-            "mean_class": MulticlassAccuracy(num_classes, top_k=1, average="macro"),
-        },
-        # Groups are made of metrics that agree on the first batch, and top-1 and top-5 may.
-        compute_groups=False,
-    )
-
-
-def _errors(metrics: MetricCollection) -> dict[str, Tensor]:
-    """`stage/top1_error` and so on, as fractions; the metrics start anew."""
-    errors = {f"{name}_error": 1.0 - value for name, value in metrics.compute().items()}
-    metrics.reset()
-    return errors

@@ -1,0 +1,187 @@
+"""From the cells of a table to the runs that make them: networks first, what looks at them behind.
+
+A run's directory is named by what decides its result, so cells that share a network point to one run.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sppnet.cli.plan import ONLY_COLUMN, Cell
+from sppnet.cli.validate import validate
+from sppnet.errors import ConfigError
+from sppnet.run.directory import RunDirectory, identity_key, slug
+
+
+@dataclass
+class PlannedRun:
+    """A run to be, and the runs it builds on."""
+
+    name: str
+    directory: RunDirectory
+    config: dict[str, Any]  # resolved, plain
+    overrides: list[str]  # that make Hydra compose it
+    cell: Cell | None  # its place in the table; None for what cells build on
+    after: "list[PlannedRun]" = field(default_factory=list)
+
+
+def in_order(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """The runs that are not complete, each once, behind all it builds on."""
+    ordered: dict[Path, PlannedRun] = {}
+    for run in runs:
+        if not run.directory.is_complete:
+            before = {one.directory.path: one for one in in_order(run.after)}
+            ordered = {**ordered, **before, run.directory.path: run}
+    return list(ordered.values())
+
+
+def waves(pending: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
+    """Runs that can go at once, then those that build on them, and so on."""
+    waves: list[list[PlannedRun]] = []
+    left = list(pending)
+    while left:
+        waiting = {run.directory.path for run in left}
+        waves.append([run for run in left if not any(one.directory.path in waiting for one in run.after)])
+        left = [run for run in left if run not in waves[-1]]
+    return waves
+
+
+class Planner:
+    """Composes the configuration of every run, and checks it, before the first one starts.
+
+    Args:
+        compose: From overrides to a configuration; Hydra's.
+    """
+
+    def __init__(self, compose: Callable[[Sequence[str]], DictConfig]) -> None:
+        self._compose = compose
+
+    def cell(self, cell: Cell, *, labels: Mapping[str, str], group: str) -> PlannedRun:
+        """Plan one cell of the table with all that it builds on."""
+        names = [labels.get(name, name) for name in (cell.row, cell.column) if name != ONLY_COLUMN]
+        label = " · ".join(names)
+        place = {"row": cell.row, "column": cell.column, "group": group, "label": label}
+        run = self._evaluation(cell.overrides, lambda config: run_directory(config, cell), place)
+        run.cell, run.name = cell, f"{label}, seed {cell.seed}"
+        return run
+
+    def _evaluation(
+        self,
+        overrides: list[str],
+        directory_of: Callable[[dict[str, Any]], RunDirectory] | None,
+        place: dict[str, str],
+    ) -> PlannedRun:
+        """Plan the test of one network, or of an ensemble of several."""
+        composed = self._compose(overrides)
+        config = resolved(composed)
+        validate(config)
+        if config["ensemble"]:
+            after = [
+                self._evaluation([*overrides, *member, "ensemble=[]"], None, {})
+                for member in config["ensemble"]
+            ]
+            place = {**place, "stage": "ensemble"}
+            built_on = {"members": [str(member.directory.path) for member in after]}
+        else:
+            after = [self._network(overrides, composed, config)]
+            built_on = {"network": str(after[0].directory.path)}
+        if directory_of is None:
+            directory = evaluation_directory(config, after[0].directory)
+        else:
+            directory = directory_of(config)
+        name = f"evaluation of {directory.path.name}"
+        return self._planned(name, directory, config, overrides, {"label": name, **place, **built_on}, after)
+
+    def _network(self, overrides: list[str], composed: DictConfig, config: dict[str, Any]) -> PlannedRun:
+        """Plan the training of a cell's network."""
+        trained = {**config, "cell": {**config["cell"], "stage": "network"}}
+        choices = OmegaConf.to_container(composed.hydra.runtime.choices)
+        directory = network_directory(trained, choices)  # type: ignore[arg-type]
+        name = f"network {directory.path.name.rpartition('-')[0]}"
+        return self._planned(name, directory, trained, overrides, {"label": name, "stage": "network"}, [])
+
+    def _planned(
+        self,
+        name: str,
+        directory: RunDirectory,
+        config: dict[str, Any],
+        overrides: list[str],
+        place: dict[str, Any],
+        after: list[PlannedRun],
+    ) -> PlannedRun:
+        overrides = [
+            *overrides,
+            *(f"cell.{key}={_quoted(value)}" for key, value in place.items()),
+            f"hydra.sweep.dir={_quoted(str(directory.path.parent))}",
+            f"hydra.sweep.subdir={_quoted(directory.path.name)}",
+        ]
+        config = {**config, "cell": {**config["cell"], **place}}
+        return PlannedRun(name, directory, config, overrides, None, after)
+
+
+def networks(runs: Iterable[PlannedRun]) -> Iterator[PlannedRun]:
+    """All networks that runs build on."""
+    for run in runs:
+        if run.config["cell"]["stage"] == "network":
+            yield run
+        yield from networks(run.after)
+
+
+def check_all_differ(cells: Sequence[PlannedRun]) -> None:
+    """Refuse a sweep in which two cells are one and the same run.
+
+    Raises:
+        ConfigError: Names the two cells.
+    """
+    first: dict[str, PlannedRun] = {}
+    for cell in cells:
+        key = cell.directory.path.name.rpartition("-")[2]
+        if key in first:
+            raise ConfigError(
+                f"the cells {first[key].name} and {cell.name} have the same configuration: a value on the "
+                f"command line overrides what makes them differ"
+            )
+        first[key] = cell
+
+
+def run_directory(config: Mapping[str, Any], cell: Cell) -> RunDirectory:
+    """Where a cell with this resolved configuration runs: a readable name and its identity."""
+    name = f"{slug(f'{cell.row}-{cell.column}')}-seed{cell.seed}-{identity_key(config)}"
+    return RunDirectory(Path(config["paths"]["runs"]) / config["table"]["name"] / name)
+
+
+def network_directory(config: Mapping[str, Any], choices: Mapping[str, str]) -> RunDirectory:
+    """Where the network of this resolved configuration is trained: `runs/networks/<name>-<hash>`.
+
+    Args:
+        config: With `cell.stage` "network", so that only what decides its weights decides its name.
+        choices: From groups to the options that are chosen, for a readable name.
+    """
+    name = "-".join(choices[group] for group in ("data", "backbone", "pyramid", "train_sizes"))
+    name = f"{slug(name)}-seed{config['seed']}-{identity_key(config)}"
+    return RunDirectory(Path(config["paths"]["runs"]) / "networks" / name)
+
+
+def evaluation_directory(config: Mapping[str, Any], network: RunDirectory) -> RunDirectory:
+    """Where a network is evaluated for an ensemble: `runs/evaluations/<network>-<hash>`."""
+    readable = network.path.name.rpartition("-")[0]
+    return RunDirectory(Path(config["paths"]["runs"]) / "evaluations" / f"{readable}-{identity_key(config)}")
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain containers, without Hydra's own part."""
+    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    container = OmegaConf.to_container(plain, resolve=True, enum_to_str=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _quoted(value: str | Sequence[str]) -> str:
+    """A string, or a list of them, as Hydra's override grammar takes it, whatever is in it."""
+    if not isinstance(value, str):
+        return f"[{','.join(_quoted(text) for text in value)}]"
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
