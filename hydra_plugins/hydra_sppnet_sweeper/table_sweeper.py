@@ -206,6 +206,8 @@ def _kind(error: BaseException) -> str:
 
 
 def _print_table(table_dir: Path, group: str) -> None:
-    from sppnet.tables import print_table, read_table
+    from sppnet.cli.report import picture_of
+    from sppnet.tables import draw_curves, print_table, read_table
 
-    print_table(read_table(table_dir, group))
+    table = read_table(table_dir, group)
+    print_table(table, picture=draw_curves(table, picture_of(table_dir, table)))

@@ -13,6 +13,8 @@ ROWS = {
     "pyramid_backward": "the same, forward and backward",
     "lrn": "local_response_norm, one map 96x342x457, against nn.LocalResponseNorm",
     "lrn_backward": "the same on 16 maps 96x55x55, forward and backward",
+    "window_pooling": "pool_windows, 2000 windows of a map 256x43x58, bins first, against four roi_pool",
+    "suppress": "suppress_per_class, 20 classes of 2000 boxes, against batched_nms",
     "trunk": "the five convolutions of ZF-5 on an image of 688x917, against the stock modules",
     "trunk_backward": "the same on 8 images of 224x224, forward and backward",
 }
@@ -51,11 +53,12 @@ def run_bench(rows: Sequence[str]) -> list[BenchRow]:
     import torch
 
     from sppnet.bench.contests import CONTESTS
+    from sppnet.bench.windows import WINDOW_CONTESTS
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [_timed(name, *CONTESTS[name]()) for name in rows]
+        return [_timed(name, *{**CONTESTS, **WINDOW_CONTESTS}[name]()) for name in rows]
     finally:
         torch.set_num_threads(threads)
 

@@ -75,20 +75,13 @@ def _verify(arguments: argparse.Namespace) -> None:
     total, damaged = verify(arguments.directory)
     if damaged:
         more = [f"... and {len(damaged) - _MOST_NAMES} more"] if len(damaged) > _MOST_NAMES else []
-        raise ArtifactError(
-            "\n".join(
-                [
-                    f"{len(damaged)} of {total} shards are damaged; they are computed again when next needed:",
-                    *map(str, damaged[:_MOST_NAMES]),
-                    *more,
-                ]
-            )
-        )
+        count = f"{len(damaged)} of {total} shards are damaged; whoever needs one computes it again:"
+        raise ArtifactError("\n".join([count, *map(str, damaged[:_MOST_NAMES]), *more]))
     print(f"{total} shards, all whole")
 
 
 def _gc(arguments: argparse.Namespace) -> None:
-    max_bytes = 0 if arguments.all else None if arguments.max_gb is None else arguments.max_gb * 1e9
+    max_bytes = 0 if arguments.all else None if arguments.max_gb is None else int(arguments.max_gb * 1e9)
     freed = gc(arguments.directory, unused_days=arguments.days, max_bytes=max_bytes)
     print(f"removed {freed.shards} shards, {freed.num_bytes / 1e9:.3f} GB")
     if freed.held:

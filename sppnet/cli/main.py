@@ -15,6 +15,8 @@ from sppnet.run.interrupts import Interrupted
 VERBS: Final = {
     "report": "print a table: ours, the paper's, the difference, and its claims checked",
     "status": "say how far the runs of a table are",
+    "ensemble": "average the scores of finished runs that were tested on the same images",
+    "cache": "list the features kept on disk (cache stat), check them (verify), make room (gc)",
     "data": "count the images of a data set (data show) or read every file (data verify)",
     "bench": "time our kernels against their peers, side by side",
 }

@@ -84,7 +84,7 @@ class Planner:
                 for member in config["ensemble"]
             ]
             place = {**place, "stage": "ensemble"}
-            built_on = {"members": [str(member.directory.path) for member in after]}
+            built_on: dict[str, Any] = {"members": [str(member.directory.path) for member in after]}
         else:
             after = [self._network(overrides, composed, config)]
             built_on = {"network": str(after[0].directory.path)}

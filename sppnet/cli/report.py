@@ -13,6 +13,7 @@ from sppnet.artifacts import write_text
 from sppnet.errors import ConfigError
 from sppnet.tables import (
     Table,
+    draw_curves,
     print_table,
     publish,
     read_table,
@@ -50,11 +51,17 @@ def main(argv: Sequence[str]) -> int:
     elif arguments.format == "terminal" and arguments.out is None:
         for position, table in enumerate(tables):
             print("\n" if position else "", end="")
-            print_table(table)
+            print_table(table, picture=draw_curves(table, picture_of(directories[position], table)))
     else:
         text = _text(tables, arguments.format, is_list=directories != [arguments.directory])
         _write(text, arguments.out)
     return 0
+
+
+def picture_of(directory: Path, table: Table) -> Path:
+    """Where a table's curves are drawn: beside its table file."""
+    home = directory.parent if directory.is_file() else directory
+    return home / f"table-{table.group}.png"
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ class ImageConf:
     short_side: int = MISSING
     size: int = MISSING
     small_size: int = MISSING
+    object_short_side: int = MISSING
     test_sides: list[int] = MISSING
     curve_sides: list[int] = MISSING
 

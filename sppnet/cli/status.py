@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     for directory in table_directories(arguments.directory):
         table = read_table(directory, arguments.group)
         print(f"{directory}: {table.heading}, group {table.group}")
-        lines = list(_lines(table))
+        lines = [*_network_lines(table), *_lines(table)]
         width = max(len(cell) for _, _, cell, _ in lines)
         for state, seconds, cell, rest in lines:
             print(f"{state:<11} {seconds:>9}  {cell:<{width}}  {rest}".rstrip())
@@ -40,9 +40,18 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _network_lines(table: Table) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the same for the networks that the cells look at."""
+    for run in table.networks:
+        seconds = "-" if run.seconds is None else f"{run.seconds:.1f} s"
+        yield run.state, seconds, "network", f"{run.directory}" + (f"  {run.error}" if run.error else "")
+
+
 def _lines(table: Table) -> Iterator[tuple[str, str, str, str]]:
     """Yield state, seconds, cell, and directory with error, in the table's order."""
     for row, column, seed in itertools.product(table.rows, table.columns, table.seeds):
+        if table.cells[row.id, column.id].status == "reference":
+            continue
         cell = f"{row.id}/{column.id}/seed {seed}"
         runs = [run for run in table.runs if (run.row, run.column, run.seed) == (row.id, column.id, seed)]
         for run in runs:

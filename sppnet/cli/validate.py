@@ -51,6 +51,7 @@ RULES = (
     Rule("jobs", _at_least(0), "0 (one per core) or more"),
     Rule("width", lambda value: 0 < value <= 16, "above 0 and at most 16"),
     Rule("image.short_side", lambda value: 1 <= value <= _MOST_PIXELS, f"from 1 to {_MOST_PIXELS} pixels"),
+    Rule("image.object_short_side", _is_side, f"from 1 to {_MOST_PIXELS} pixels"),
     Rule("image.test_sides", _are_sides, f"different short sides of 1 to {_MOST_PIXELS} pixels"),
     Rule("image.curve_sides", _are_sides, f"different short sides of 1 to {_MOST_PIXELS} pixels"),
     Rule("image.size", _at_least(1), "1 pixel or more"),

@@ -3,7 +3,6 @@
 import functools
 import signal
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -23,7 +22,13 @@ from sppnet.data.sizes import BucketSizes, EpochSizes
 from sppnet.data.splits import ImageSet, ImageSplits, Reader, Selection
 from sppnet.data.stacks import equal_stacks, stacks_of_like_images
 from sppnet.data.store import ImageStore
-from sppnet.data.transforms import ColourNoise, RegionTransform, Transform, WholeTransform
+from sppnet.data.transforms import (
+    ColourNoise,
+    ObjectTransform,
+    RegionTransform,
+    Transform,
+    WholeTransform,
+)
 from sppnet.data.verify import verify
 from sppnet.errors import ConfigError
 from sppnet.models.views import CropView, View
@@ -91,9 +96,9 @@ class ImageDataModule(LightningDataModule):
         self.upright = upright
         self.short_side = short_side
         self.crop = crop
-        self.transform: Transform = RegionTransform(crop=crop, train_crop=train_crop, colour=colour)
+        self.colour = colour
+        self.of_region = RegionTransform(crop=crop, train_crop=train_crop, colour=colour)
         if isinstance(sizes, BucketSizes):
-            self.transform = WholeTransform(colour=colour)
             self.short_side = max(short_side, *sizes.sizes)
         self.sizes = sizes
         self.batch_size = batch_size
@@ -154,7 +159,7 @@ class ImageDataModule(LightningDataModule):
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
         images = TrainImages(
-            self._store("train"), self.train_set.labels, transform=self.transform, seed=self.seed
+            self._store("train"), self.train_set.labels, transform=self._transform(), seed=self.seed
         )
         return StatefulDataLoader(images, self.batch_size, sampler=sampler, **self._loading())
 
@@ -209,6 +214,13 @@ class ImageDataModule(LightningDataModule):
         """
         return verify(self.splits, upright=self.upright, max_pixels=self.max_pixels)
 
+    def _transform(self) -> Transform:
+        if isinstance(self.sizes, BucketSizes):
+            return WholeTransform(colour=self.colour)
+        if self.train_set.regions is not None:
+            return ObjectTransform(regions=self.train_set.regions, crop=self.crop, colour=self.colour)
+        return self.of_region
+
     def _train_sampler(self) -> TrainSampler:
         num_replicas, rank = self._share()
         if isinstance(self.sizes, BucketSizes):
@@ -225,7 +237,7 @@ class ImageDataModule(LightningDataModule):
             num_images, seed=self.seed, sizes=self.sizes, num_replicas=num_replicas, rank=rank
         )
 
-    def _in_stacks(self, images: ViewedImages, stacks: Sequence[Sequence[int]]) -> DataLoader[ViewBatch]:
+    def _in_stacks(self, images: ViewedImages, stacks: list[list[int]]) -> DataLoader[ViewBatch]:
         num_replicas, rank = self._share()
         return DataLoader(images, batch_sampler=stacks[rank::num_replicas], **self._loading())
 

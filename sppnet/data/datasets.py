@@ -32,7 +32,7 @@ class TrainImages(Dataset[ImageBatch]):
         self, store: ImageStore, labels: tuple[int, ...], *, transform: Transform, seed: int
     ) -> None:
         self.store = store
-        self.labels = torch.tensor(labels)
+        self.labels = labels
         self.transform = transform
         self.seed = seed
 
@@ -57,7 +57,12 @@ class TrainImages(Dataset[ImageBatch]):
         return ImageBatch(
             images=torch.stack([view.region for view in views]),
             colour_shift=torch.stack([view.colour_shift for view in views]),
-            labels=self.labels[ids],
+            labels=torch.tensor(
+                [
+                    self.labels[draw.index] if view.label is None else view.label
+                    for draw, view in zip(draws, views, strict=True)
+                ]
+            ),
             height=draws[0].height,
             width=draws[0].width,
             ids=ids,

@@ -37,7 +37,7 @@ class FolderReader:
         if not (val.is_dir() or test.is_dir()):
             raise DataError(
                 f"{root}: has a folder train but neither test nor val; add one, "
-                f"or give {train} as data.root and set data.train_per_class"
+                f"or give {train} as data.root and set data.per_class"
             )
         if not (val.is_dir() and test.is_dir()):
             tested = list_classes(test if test.is_dir() else val)

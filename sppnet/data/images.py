@@ -18,6 +18,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 
 from sppnet.errors import DataError
 
@@ -75,10 +76,13 @@ def resize_short_side(image: Image.Image, short_side: int) -> UInt8[Tensor, "3 h
     mode is not used: it decodes to other pixels, and for photographs of 500 pixels it is not faster.
     """
     size = size_at(image.size, short_side)
+    if short_side < min(image.size):
+        image = image.resize(size, Image.Resampling.BOX)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     if size != image.size:
-        enlarges = short_side > min(image.size)
-        image = image.resize(size, Image.Resampling.BICUBIC if enlarges else Image.Resampling.BOX)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        # Pillow's bicubic to two grey levels, at a quarter of its time; "antialias" chooses that kernel.
+        pixels = functional.interpolate(pixels[None], size[::-1], mode="bicubic", antialias=True)[0]
+    return pixels.contiguous()
 
 
 def size_at(size: tuple[int, int], short_side: int) -> tuple[int, int]:

@@ -114,7 +114,7 @@ class BucketSampler(TrainSampler):
         self.shapes = torch.tensor([buckets.shape_of(width, height) for width, height in sizes])
         self.batch_size = batch_size
         # Which images share a bucket never changes, and so neither does the number of batches.
-        self.shape_of_bucket, bucket_of = self.shapes.unique(dim=0, return_inverse=True)
+        self.shape_of_bucket, bucket_of = torch.unique(self.shapes, dim=0, return_inverse=True)
         self.members = [(bucket_of == bucket).nonzero()[:, 0] for bucket in range(len(self.shape_of_bucket))]
         num_batches = sum(-(-len(members) // batch_size) for members in self.members)
         num_batches = -(-num_batches // num_replicas) * num_replicas

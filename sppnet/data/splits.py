@@ -6,7 +6,7 @@ images are the training images of a 5-shot run.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -19,6 +19,19 @@ from sppnet.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable  # the tests check argument types
+class Regions(Protocol):
+    """Where the training regions of a set of images lie, when their content decides it (§4.5)."""
+
+    def draw(self, index: int, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int]:
+        """Top and left of a region of an image, and its label."""
+        ...
+
+    def subset(self, positions: Sequence[int]) -> "Regions":
+        """The same of some of the images."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Image files with one label each; `labels[i]` is a position in `classes`."""
@@ -26,6 +39,7 @@ class ImageSet:
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    regions: Regions | None = None
 
 
 class ImageSplits(NamedTuple):
@@ -147,5 +161,8 @@ def _select(images: ImageSet, selection: Selection, choose: Callable[[list[int]]
 def _subset(images: ImageSet, positions: Iterable[int]) -> ImageSet:
     chosen = list(positions)
     return ImageSet(
-        tuple(images.paths[i] for i in chosen), tuple(images.labels[i] for i in chosen), images.classes
+        tuple(images.paths[i] for i in chosen),
+        tuple(images.labels[i] for i in chosen),
+        images.classes,
+        images.regions.subset(chosen) if images.regions else None,
     )

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sppnet.data.records import Draw
+from sppnet.data.splits import Regions
 from sppnet.errors import ConfigError
 
 
@@ -21,6 +22,7 @@ class TrainView(NamedTuple):
 
     region: UInt8[Tensor, "3 h w"]
     colour_shift: Float[Tensor, " 3"]
+    label: int | None = None  # where the region decides it; otherwise the image's
 
 
 @runtime_checkable  # the tests check argument types
@@ -73,6 +75,28 @@ class WholeTransform:
         """Stretch a whole image, by less than a bucket's step, to the shape that its batch has."""
         whole = F.interpolate(image[None], (draw.height, draw.width), mode="bilinear", antialias=True)[0]
         return TrainView(_perhaps_mirrored(whole, generator), self.colour.draw(generator))
+
+
+@final
+class ObjectTransform:
+    """A square region that shows an object, mirror image, colour shift (§4.5).
+
+    Args:
+        regions: Which regions of an image do.
+        crop: Side of the regions, pixels.
+        colour: How colours are altered.
+    """
+
+    def __init__(self, *, regions: Regions, crop: int, colour: ColourNoise) -> None:
+        self.regions = regions
+        self.crop = crop
+        self.colour = colour
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
+        """Cut one region; its label is the class of the object."""
+        top, left, label = self.regions.draw(draw.index, image.shape[1], image.shape[2], generator)
+        region = image[:, top : top + self.crop, left : left + self.crop]
+        return TrainView(_perhaps_mirrored(region, generator), self.colour.draw(generator), label)
 
 
 @final

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sppnet.errors import ConfigError
 from sppnet.models.initialise import Init
+from sppnet.models.layers import activations_of
 from sppnet.models.normalise import InputNorm
 from sppnet.models.trunk import Backbone, close_matches
 from sppnet.ops.pyramid import num_bins, pool_pyramid, pool_pyramid_sliding
@@ -119,13 +120,45 @@ class SppNet(nn.Module):
         if layer in ("pool", "fc6", "fc7"):
             pooled = self.pool(self.maps(images))
             return pooled if layer == "pool" else self.fc_features(pooled, layer)
+        self._require_layer(layer)
+        return self.backbone.activations(self._normalised(images), layer)
+
+    def layer_features(
+        self, images: Float[Tensor, "n 3 h w"], layers: Sequence[str]
+    ) -> dict[str, Float[Tensor, "n features"] | Float[Tensor, "n _ _ _"]]:
+        """Compute the features of several layers in one pass, which ends at the deepest of them.
+
+        Args:
+            images: RGB images on 0..255.
+            layers: As for `features`.
+
+        Returns:
+            From each layer to what `features` returns for it, bit for bit.
+
+        Raises:
+            ConfigError: There is no such layer.
+            ValueError: The images are too small for the pyramid.
+        """
+        for layer in layers:
+            self._require_layer(layer)
+        vectors = [layer for layer in layers if layer in ("pool", "fc6", "fc7")]
+        wanted = [layer for layer in layers if layer not in vectors] + ["conv5"] * bool(vectors)
+        outputs = activations_of(self.backbone, self._normalised(images), wanted)
+        if vectors:
+            outputs["pool"] = self.pool(outputs["conv5"])
+        if "fc6" in vectors or "fc7" in vectors:
+            outputs["fc6"] = self.fc_features(outputs["pool"], "fc6")
+        if "fc7" in vectors:
+            outputs["fc7"] = self.dropout(self.relu(self.fc7(outputs["fc6"])))
+        return {layer: outputs[layer] for layer in layers}
+
+    def _require_layer(self, layer: str) -> None:
         if layer not in self.feature_layers and layer not in self.backbone.layers:
             names = (*self.feature_layers, *self.backbone.layers)
             raise ConfigError(
                 f"no layer {layer!r} in {self.backbone.name}{close_matches(layer, names)}; "
                 f"layers are {', '.join(self.feature_layers)} and the backbone's own"
             )
-        return self.backbone.activations(self._normalised(images), layer)
 
     def _normalised(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]

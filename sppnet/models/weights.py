@@ -24,9 +24,17 @@ def save_weights(net: nn.Module, path: Path) -> None:
     Raises:
         ResourceError: The file cannot be written.
     """
+    save_tensors(net.state_dict(), path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write named tensors, atomically.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
     # The format knows row-major tensors only; a net in channels-last memory gets its strides back on load.
-    tensors = {key: value.detach().contiguous() for key, value in net.state_dict().items()}
-    data = safetensors.torch.save(tensors)
+    data = safetensors.torch.save({key: value.detach().contiguous() for key, value in tensors.items()})
     write_atomic(path, lambda stream: stream.write(data))
 
 

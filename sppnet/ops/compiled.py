@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+# Fewer items than this are done sooner than a thread is started.
+_SHARE = 64
+
 
 @functools.cache
 def load_kernels() -> ModuleType | None:
@@ -25,13 +28,12 @@ def load_kernels() -> ModuleType | None:
 
 def run_in_shares(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
     """Call `kernel(*arguments, start, stop)` for equal shares of `count`, on torch's number of threads."""
-    shares = max(1, min(torch.get_num_threads(), count))
+    shares = max(1, min(torch.get_num_threads(), count // _SHARE))
     if shares == 1:
         kernel(*arguments, 0, count)
         return
     bounds = [count * share // shares for share in range(shares + 1)]
     with ThreadPoolExecutor(shares) as pool:
-        for task in [
-            pool.submit(kernel, *arguments, *pair) for pair in zip(bounds, bounds[1:], strict=False)
-        ]:
+        tasks = [pool.submit(kernel, *arguments, *bounds[share : share + 2]) for share in range(shares)]
+        for task in tasks:
             task.result()

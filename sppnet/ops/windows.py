@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sppnet.ops.boxes import require_boxes
 from sppnet.ops.receptive_field import ReceptiveField
 
 Mapping = Literal["centre_inside", "paper", "release"]
@@ -47,7 +48,7 @@ def map_cells(
     Raises:
         ValueError: A window is inverted or not finite, or the mapping is unknown.
     """
-    _require_windows(windows)
+    require_boxes(windows, "window")
     first, last = _ends(windows.double(), field, mapping)
     crossed = first > last
     middle = torch.floor((first + last) / 2)
@@ -98,7 +99,7 @@ def choose_scale(
     Raises:
         ValueError: A window is inverted or not finite, there is no scale, or the target is unknown.
     """
-    _require_windows(windows)
+    require_boxes(windows, "window")
     if not scales:
         raise ValueError("scales is empty: expected one short side in pixels or more, such as 688")
     sides = windows.double()
@@ -133,14 +134,3 @@ def scale_windows(windows: Float[Tensor, "n 4"], short_side: int, scale: int) ->
     if short_side < 2:
         raise ValueError(f"short_side={short_side}: an image this narrow has no scale; expected 2 or more")
     return windows.double() * (scale - 1) / (short_side - 1)
-
-
-def _require_windows(windows: Tensor) -> None:
-    # A comparison with NaN is false; infinities differ from themselves by NaN.
-    good = (windows[:, :2] <= windows[:, 2:]).all(dim=1) & windows.isfinite().all(dim=1)
-    if not good.all():
-        index = int((~good).nonzero()[0])
-        raise ValueError(
-            f"window {index} is {windows[index].tolist()}: expected finite x1 y1 x2 y2 with x1 <= x2 and "
-            f"y1 <= y2; check the proposals"
-        )

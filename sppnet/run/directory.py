@@ -32,7 +32,8 @@ from sppnet.errors import ArtifactError
 NOT_IDENTITY: Final = (
     *("hydra", "paths", "logger", "cell", "table", "data_loading", "progress", "jobs", "reduced"),
     *("data.workers", "data.cache_gb", "data.max_pixels"),
-    *("image.test_sides", "image.curve_sides"),  # a view holds those it uses
+    # The parts that use these hold them.
+    *("image.test_sides", "image.curve_sides", "image.object_short_side"),
     *("trainer.threads", "trainer.keep_memory", "trainer.checkpoint_minutes", "trainer.every_steps"),
 )
 # What it holds beside what decides a trained network: how it is looked at.

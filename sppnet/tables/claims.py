@@ -43,22 +43,24 @@ def judge(table: Table, claim: Mapping[str, Any]) -> Claim:
 
     Args:
         table: With its cells read.
-        claim: `id`, `text`, `kind` ("better": in every place; "largest_gain": largest at `at`),
-            `along` ("rows" compares two rows in every column, "columns" two columns in every row),
-            `better`, `worse`, `metric`, and optionally `only` (ids of the places).
+        claim: `id`, `text`, `kind` ("better": in every place; "largest_gain": largest at `at`; "flatter":
+            a smaller difference between the largest and the smallest place), `along` ("rows" compares two
+            rows in every column, "columns" two columns in every row), `better`, `worse`, `metric`, and
+            optionally `only` (ids of the places).
 
     Returns:
         The judgement. A claim that names what the table does not have is not judged, and says so:
         hours of runs are not lost to a slip in one line.
     """
     identity, text = clean(claim["id"]), clean(claim["text"])
-    if claim["kind"] not in ("better", "largest_gain"):
+    if claim["kind"] not in ("better", "largest_gain", "flatter"):
         return Claim(identity, text, None, clean(f"cannot be judged: unknown kind {claim['kind']!r}"))
     try:
         metric = {metric.key: metric for metric in table.metrics}[claim["metric"]]
         places = _places(table, claim)
         pairs = {place: _compare(metric, place, *_two_cells(table, claim, place)) for place in places}
-        at = None if claim["kind"] == "better" else {place.id: place for place in places}[claim["at"]]
+        is_largest = claim["kind"] == "largest_gain"
+        at = {place.id: place for place in places}[claim["at"]] if is_largest else None
     except KeyError as error:
         return Claim(
             identity, text, None, clean(f"cannot be judged: no {error.args[0]!r} in the table or claim")
@@ -67,6 +69,8 @@ def judge(table: Table, claim: Mapping[str, Any]) -> Claim:
     unfinished = [place for place, pair in pairs.items() if not pair]
     if not finished:
         return Claim(identity, text, None, f"none of {len(places)} comparisons is finished")
+    if claim["kind"] == "flatter":
+        return _flatter(table, claim, metric, [pair.place for pair in finished], unfinished)
     holds, verdict = _largest_gain(finished, at) if at else _better(finished)
     parts = [f"{verdict}: {', '.join(_by_how_much(pair, metric) for pair in finished)}"]
     if unfinished:
@@ -127,6 +131,33 @@ def _largest_gain(finished: Sequence[Comparison], at: Setting) -> tuple[bool | N
     if at not in [pair.place for pair in finished]:
         return None, verdict
     return leaders == [at], verdict
+
+
+def _flatter(
+    table: Table,
+    claim: Mapping[str, Any],
+    metric: Metric,
+    places: Sequence[Setting],
+    unfinished: Sequence[Setting],
+) -> Claim:
+    """Judge "varies less over the places": largest minus smallest number of either row (or column)."""
+    spreads, texts = {}, []
+    for side, position in (("better", 0), ("worse", 1)):
+        values = {}
+        for place in places:
+            one = _two_cells(table, claim, place)[position].measured[metric.key].ours
+            assert one is not None, "only finished places are compared"
+            values[place] = one
+        low, high = min(values, key=lambda p: values[p]), max(values, key=lambda p: values[p])
+        spreads[side] = round(values[high] - values[low], 10)
+        texts.append(
+            f"{claim[side]} varies by {metric.text(spreads[side])} ({metric.text(values[low])} at "
+            f"{low.label} to {metric.text(values[high])} at {high.label})"
+        )
+    holds = None if unfinished else spreads["better"] < spreads["worse"]
+    if unfinished:
+        texts.append(f"not finished: {', '.join(place.label for place in unfinished)}")
+    return Claim(clean(claim["id"]), clean(claim["text"]), holds, clean("; ".join(texts)))
 
 
 def _by_how_much(pair: Comparison, metric: Metric) -> str:

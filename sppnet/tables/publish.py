@@ -9,6 +9,7 @@ from typing import Any
 from sppnet.artifacts import write_json, write_text
 from sppnet.errors import ConfigError
 from sppnet.tables import escape
+from sppnet.tables.curves import draw_curves
 from sppnet.tables.records import Table
 from sppnet.tables.render import to_json, to_markdown
 
@@ -16,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def publish(table: Table, directory: Path, *, name: str, environment: Mapping[str, str]) -> tuple[Path, Path]:
-    """Write `<name>.md` and `<name>.json`.
+    """Write `<name>.md` and `<name>.json`, and `<name>.png` of a table with curves.
 
     Absolute paths are shortened to their last component everywhere; hosts are never written.
 
@@ -44,7 +45,9 @@ def publish(table: Table, directory: Path, *, name: str, environment: Mapping[st
         "seconds from the first start to the last end": f"{table.span:.0f}",
         "published": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    lines = [to_markdown(table), "Made with:", ""]
+    picture = draw_curves(table, directory / f"{name}.png")
+    pictures = [f"![{escape.markdown(table.heading)}]({name}.png)", ""] if picture else []
+    lines = [to_markdown(table), *pictures, "Made with:", ""]
     lines += [
         f"- {escape.markdown(key)}: {escape.markdown(escape.clean(value))}" for key, value in made.items()
     ]

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 RunState = Literal["complete", "running", "failed", "interrupted", "damaged"]
-CellStatus = Literal["complete", "partial", "running", "failed", "interrupted", "damaged", "missing"]
+# "reference": a row of other methods, which has the paper's numbers only.
+CellStatus = Literal[
+    "complete", "partial", "running", "failed", "interrupted", "damaged", "missing", "reference"
+]
 
 
 class Setting(NamedTuple):
@@ -92,6 +95,7 @@ class Run:
         host: Machine that ran it.
         started: When its last take began, seconds since 1970.
         metrics: Finite numbers of its verified `metrics.json`, fractions; empty unless complete.
+        network: Name of the run that trained what this one tests; None where there is none.
     """
 
     directory: Path
@@ -105,6 +109,7 @@ class Run:
     host: str | None
     started: float | None
     metrics: Mapping[str, float]
+    network: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,8 @@ class Table:
         cells: One per (row id, column id), rows outermost.
         claims: Judged.
         runs: Every run directory of the group.
+        networks: The runs that trained what those look at.
+        curve: What the columns measure, if the rows are curves.
         notes: What the reader should know of the reading: other groups, damaged runs.
     """
 
@@ -185,6 +192,8 @@ class Table:
     cells: Mapping[tuple[str, str], Cell]
     claims: tuple[Claim, ...]
     runs: tuple[Run, ...]
+    networks: tuple[Run, ...]
+    curve: str | None
     notes: tuple[str, ...]
 
     @property
@@ -199,13 +208,14 @@ class Table:
 
     @property
     def seconds(self) -> float:
-        """Time of all its runs together."""
-        return sum((run.seconds or 0.0 for run in self.runs), start=0.0)
+        """Time of all its runs together, training included."""
+        return sum((run.seconds or 0.0 for run in (*self.runs, *self.networks)), start=0.0)
 
     @property
     def span(self) -> float:
         """Seconds from the first run's start to the last one's end."""
-        timed = [(run.started, run.seconds) for run in self.runs if run.started and run.seconds]
+        runs = (*self.runs, *self.networks)
+        timed = [(run.started, run.seconds) for run in runs if run.started and run.seconds]
         if not timed:
             return 0.0
         return max(start + length for start, length in timed) - min(start for start, _ in timed)

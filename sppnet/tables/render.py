@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from sppnet.tables import escape
@@ -145,8 +146,13 @@ def _latex_numbers(texts: list[str]) -> str:
     return re.sub(r"(?<=[( ])[+-][\d.]+", lambda match: f"${match[0]}$", _latex_row(texts))
 
 
-def print_table(table: Table) -> None:
-    """Print a table on standard output: as wide as the terminal and in colour if it is one."""
+def print_table(table: Table, picture: Path | None = None) -> None:
+    """Print a table on standard output: as wide as the terminal and in colour if it is one.
+
+    Args:
+        table: To be shown.
+        picture: Where its curves are drawn, if they are.
+    """
     from sppnet.tables.terminal import to_terminal
 
     is_terminal = sys.stdout.isatty()
@@ -155,3 +161,5 @@ def print_table(table: Table) -> None:
         sys.stdout.reconfigure(errors="replace")
     width = shutil.get_terminal_size().columns if is_terminal else 80
     print(to_terminal(table, width=width, is_coloured=is_terminal and "NO_COLOR" not in os.environ), end="")
+    if picture is not None:
+        print(f"picture: {picture}")

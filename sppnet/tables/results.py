@@ -12,7 +12,7 @@ from sppnet.errors import ArtifactError, ConfigError, DataError
 from sppnet.tables.claims import judge
 from sppnet.tables.escape import clean
 from sppnet.tables.records import Cell, CellStatus, Measurement, Metric, Run, Setting, Table
-from sppnet.tables.runs import read_runs
+from sppnet.tables.runs import read_networks, read_runs
 
 _FORMAT = 1
 # A cell none of whose seeds is complete is called by the first of these that a seed is.
@@ -47,7 +47,8 @@ def read_table(directory: Path, group: str | None = None) -> Table:
         )
     runs, run_notes = read_runs(directory, group)
     try:
-        table = _build(raw, group, runs, [*notes, *run_notes])
+        networks = read_networks(directory.parent / "networks", raw.get("networks", []))
+        table = _build(raw, group, runs, networks, [*notes, *run_notes])
         return replace(table, claims=tuple(judge(table, claim) for claim in raw["claims"]))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         found = clean(f"{type(error).__name__}: {error}")
@@ -99,7 +100,13 @@ def _group_of(table_file: Path) -> str:
     return table_file.stem.removeprefix("table-")
 
 
-def _build(raw: Mapping[str, Any], group: str, runs: Sequence[Run], notes: Sequence[str]) -> Table:
+def _build(
+    raw: Mapping[str, Any],
+    group: str,
+    runs: Sequence[Run],
+    networks: Sequence[Run],
+    notes: Sequence[str],
+) -> Table:
     rows, columns = _settings(raw["rows"]), _settings(raw["columns"])
     seeds = tuple(int(seed) for seed in raw["seeds"])
     metrics = tuple(_metric(metric) for metric in raw["metrics"])
@@ -119,6 +126,10 @@ def _build(raw: Mapping[str, Any], group: str, runs: Sequence[Run], notes: Seque
         for row in rows
         for column in columns
     }
+    for other in raw.get("others", []):
+        row = Setting(clean(other["label"]), clean(other["label"]))
+        rows = (*rows, row)
+        cells |= {(row.id, column.id): _reference(row, column, metrics, other) for column in columns}
     return Table(
         name=clean(raw["table"]),
         title=clean(raw["title"]),
@@ -136,6 +147,8 @@ def _build(raw: Mapping[str, Any], group: str, runs: Sequence[Run], notes: Seque
         cells=cells,
         claims=(),
         runs=tuple(runs),
+        networks=tuple(networks),
+        curve=clean(raw["curve"]) if raw.get("curve") else None,
         notes=(*notes, *choice_notes),
     )
 
@@ -202,6 +215,14 @@ def _cell(
         },
         num_images=int(min(counts)) if counts else None,
     )
+
+
+def _reference(row: Setting, column: Setting, metrics: Sequence[Metric], other: Mapping[str, Any]) -> Cell:
+    """Make a cell of another method: metric key -> column -> number, each of which may be lacking."""
+    measured = {
+        metric.key: _measure(metric, [], other.get(metric.key, {}).get(column.id)) for metric in metrics
+    }
+    return Cell(row.id, column.id, "reference", {}, measured, None)
 
 
 def _measure(metric: Metric, complete: Sequence[Run], paper: int | float | None) -> Measurement:

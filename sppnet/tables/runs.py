@@ -1,10 +1,12 @@
 """Run directories as they are on disk: a marker and a matching `metrics.json`, or an excuse."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import socket
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,22 @@ def read_runs(directory: Path, group: str) -> tuple[list[Run], list[str]]:
             if run.state == "damaged":
                 notes.append(f"{run.directory}: {run.error}")
     return runs, notes
+
+
+def read_networks(directory: Path, names: Sequence[str]) -> list[Run]:
+    """Read those of the named runs that there are, complete or not.
+
+    Args:
+        directory: `runs/networks`.
+        names: Of run directories.
+    """
+    found = [directory / name for name in names if (directory / name / "status.json").is_file()]
+    runs = []
+    for run in found:
+        # One that cannot be read says so when its table is run again.
+        with contextlib.suppress(ArtifactError):
+            runs.append(read_run(run))
+    return runs
 
 
 def read_run(directory: Path) -> Run:
@@ -76,6 +94,7 @@ def read_run(directory: Path) -> Run:
         host=status.get("host") if isinstance(status.get("host"), str) else None,
         started=_time(status.get("started")),
         metrics=metrics,
+        network=status.get("network") or None,
     )
 
 

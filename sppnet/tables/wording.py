@@ -8,6 +8,8 @@ MARK = {True: "✓", False: "✗", None: "?"}
 def ours_text(table: Table, cell: Cell, metric: Metric) -> str:
     """Print our number, or in words why there is none (or not yet all of it)."""
     one = cell.measured[metric.key]
+    if cell.status == "reference":
+        return "-"
     if one.ours is None:
         return "not measured" if cell.status in ("complete", "partial") else cell.status
     text = metric.text(one.ours) + (f" ± {metric.text(one.std)}" if one.std is not None else "")

@@ -11,6 +11,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from sppnet.cli.conf import conf_dir
+from sppnet.cli.plan import column_ids, lay_out, row_ids
 from sppnet.cli.schema import register_schema
 from sppnet.run.directory import identity_key
 
@@ -18,6 +19,8 @@ EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.y
 PRESETS = sorted(file.stem for file in (conf_dir() / "preset").glob("*.yaml"))
 # Given by the code that puts the parts together, not by YAML.
 GIVEN_LATER = {"net", "backbone"}
+# Rows a user may add to a table.
+TRAINED_DIFFERENTLY = {"buckets"}
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -62,12 +65,17 @@ def test_all_cells_of_a_table_differ(experiment: str, preset: str):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_papers_numbers_have_the_tables_rows_and_columns(experiment: str):
     table = plain(composed(f"experiment={experiment}"))["table"]
-    rows, columns = table["axes"][table["rows"]], table["axes"][table["columns"]]
+    layout = lay_out(table, [])
+    rows, columns = row_ids(layout), column_ids(layout)
     metrics = {metric["key"] for metric in table["metrics"]}
     for metric, numbers in table["paper"].items():
         assert metric in metrics
         assert set(numbers) <= set(rows)
         assert {column for row in numbers.values() for column in row} <= set(columns)
+    for other in table["others"]:
+        assert set(other) - {"label"} <= metrics
+        assert {column for metric in metrics & set(other) for column in other[metric]} <= set(columns)
+    assert set(table["labels"]) <= {*rows, *columns, *TRAINED_DIFFERENTLY}
     for claim in table["claims"]:
         assert {claim["better"], claim["worse"]} <= {*rows, *columns}
         assert claim["metric"] in metrics

@@ -45,12 +45,12 @@ def test_seeds_multiply_cells_but_not_rows_or_columns():
 
 
 def test_an_axis_of_ones_own_is_named_where_its_values_do_not_speak_for_themselves():
-    arguments = ["pyramid=bins30,bins50", "data.train_per_class=5,10"]
+    arguments = ["pyramid=bins30,bins50", "data.per_class=5,10"]
     assert places(FREE, *arguments) == [
-        ("bins30", "train_per_class=5", 7),
-        ("bins30", "train_per_class=10", 7),
-        ("bins50", "train_per_class=5", 7),
-        ("bins50", "train_per_class=10", 7),
+        ("bins30", "per_class=5", 7),
+        ("bins30", "per_class=10", 7),
+        ("bins50", "per_class=5", 7),
+        ("bins50", "per_class=10", 7),
     ]
 
 

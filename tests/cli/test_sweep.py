@@ -29,7 +29,8 @@ def metrics(tmp_path: Path) -> dict[str, dict[str, float]]:
 
 
 def weights(tmp_path: Path) -> dict[str, bytes]:
-    return {run.name: (run / "model.safetensors").read_bytes() for run in runs(tmp_path)}
+    networks = (tmp_path / "runs" / "networks").iterdir()
+    return {run.name: (run / "model.safetensors").read_bytes() for run in networks}
 
 
 def subprocess_of(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -104,8 +105,10 @@ def test_a_failing_cell_is_told_at_once_and_the_same_command_tries_it_again(
     (failed,) = [
         run for run in (tmp_path / "runs" / "single").iterdir() if "1e-30" in run.name or "1e30" in run.name
     ]
-    assert "Traceback" in (failed / "run.log").read_text()
-    assert json.loads((failed / "status.json").read_text())["state"] == "failed"
+    status = json.loads((failed / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "NonFiniteError" in status["error"]
+    assert "Traceback" in (tmp_path / "runs" / "networks" / status["network"] / "run.log").read_text()
     assert sppnet(*arguments) == 7
     assert "1 of 2 cells are complete, 1 to run" in capfd.readouterr().out
 
@@ -131,8 +134,8 @@ def workers_of(process: "subprocess.Popen[str]") -> list[int]:
 def test_a_killed_worker_costs_its_cell_and_no_other(tmp_path: Path, tiny, sppnet):
     arguments = [*TABLE[:3], "jobs=2", *tiny, "training.epochs=6"]
     process = subprocess_of(tmp_path, *arguments)
-    trains = (tmp_path / "runs" / "table2").glob
-    while not list(trains("*/metrics.jsonl")):
+    folder = tmp_path / "runs"
+    while not list(folder.glob("networks/*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.02)
     os.kill(workers_of(process)[0], signal.SIGKILL)
@@ -140,9 +143,9 @@ def test_a_killed_worker_costs_its_cell_and_no_other(tmp_path: Path, tiny, sppne
     assert process.returncode == 7
     assert "FAILED" in said
     assert "ended by signal 9" in said
-    assert len(list(trains("*/COMPLETE"))) == 3
+    assert len(list(folder.glob("table2/*/COMPLETE"))) == 3
     assert sppnet(*arguments) == 0
-    assert len(list(trains("*/COMPLETE"))) == 4
+    assert len(list(folder.glob("table2/*/COMPLETE"))) == 4
 
 
 def test_a_network_too_large_for_the_regions_is_a_mistake_in_the_configuration(sppnet, capfd, tiny):
@@ -166,7 +169,7 @@ def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(tmp_path: Path,
     process = subprocess_of(tmp_path, *arguments)
 
     def third_cell_trains() -> bool:
-        folder = tmp_path / "runs" / "table2"
+        folder = tmp_path / "runs" / "networks"
         complete = len(list(folder.glob("*/COMPLETE")))
         begun = [run for run in folder.glob("*/metrics.jsonl") if not (run.parent / "COMPLETE").exists()]
         return complete >= 2 and any(run.stat().st_size for run in begun)

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_data_show_counts_classes_and_images(sppnet, capfd, folder: Path):
-    assert sppnet("data", "show", "data=folder", f"data.root={folder}", "data.train_per_class=3") == 0
+    assert sppnet("data", "show", "data=folder", f"data.root={folder}", "data.per_class=3") == 0
     assert "2 classes; 4 train, 2 held out, 4 test images" in capfd.readouterr().out
 
 
@@ -29,7 +29,7 @@ def test_data_verify_names_every_bad_file_and_what_is_wrong(sppnet, capfd, folde
     whole = (folder / "cat" / "0.jpg").read_bytes()
     (folder / "cat" / "0.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "dog" / "3.jpg").write_bytes(b"")
-    assert sppnet("data", "verify", "data=folder", f"data.root={folder}", "data.train_per_class=3") == 3
+    assert sppnet("data", "verify", "data=folder", f"data.root={folder}", "data.per_class=3") == 3
     said = capfd.readouterr().err
     assert str(folder / "cat" / "0.jpg") in said
     assert str(folder / "dog" / "3.jpg") in said

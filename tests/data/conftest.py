@@ -10,7 +10,7 @@ from PIL import Image
 
 from sppnet.data.datamodule import ImageDataModule
 from sppnet.data.folder import FolderReader
-from sppnet.data.sampling import CyclicSizes
+from sppnet.data.sizes import CyclicSizes
 from sppnet.data.transforms import ColourNoise
 
 PALE_SIZES = ((24, 18), (18, 24), (30, 18), (18, 18))
@@ -41,7 +41,7 @@ def make_data(image_folder: Path) -> Callable[..., ImageDataModule]:
             "name": "tiny",
             "reader": FolderReader(),
             "root": image_folder,
-            "train_per_class": None,
+            "per_class": None,
             "test_per_class": None,
             "val_fraction": 0.0,
             "split_seed": 0,
@@ -51,8 +51,6 @@ def make_data(image_folder: Path) -> Callable[..., ImageDataModule]:
             "train_crop": "random",
             "colour": ColourNoise(scale=0.1, std=[100.0, 10.0, 1.0], axes=np.eye(3).tolist()),
             "sizes": CyclicSizes([16, 12]),
-            "views": "crop",
-            "view_short_side": 18,
             "batch_size": 4,
             "seed": 0,
             "workers": 0,

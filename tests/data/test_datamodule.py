@@ -9,8 +9,12 @@ from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from sppnet.data.images import BadImageError
-from sppnet.data.transforms import ColourNoise, TrainTransform, one_of_five_corners
+from sppnet.data.records import Draw
+from sppnet.data.sizes import BucketSizes
+from sppnet.data.transforms import ColourNoise, RegionTransform, one_of_five_corners
 from sppnet.errors import ConfigError, DataError
+from sppnet.models.map_views import ManyViews
+from sppnet.models.views import CropView, FullView, TenCropView
 
 
 def test_a_training_batch_holds_square_regions_and_says_their_size(make_data):
@@ -60,22 +64,52 @@ def test_loading_does_not_touch_the_global_generator(make_data):
     data = make_data()
     data.mean_image(16)
     list(data.train_dataloader())
-    list(data.test_dataloader())
+    list(data.view_loader(CropView(short_side=18, size=16)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_ten_views_of_every_test_image_in_order(make_data):
-    data = make_data(views="ten_crop", batch_size=40)
-    batches = list(data.test_dataloader())
-    assert [batch.images.shape for batch in batches] == [(4, 10, 3, 16, 16)] * 3
+    data = make_data(batch_size=40)
+    batches = list(data.view_loader(TenCropView(short_side=18, size=16)))
+    assert [batch.images[0].shape for batch in batches] == [(4, 10, 3, 16, 16)] * 3
     assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(12))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_whole_images_are_stacked_with_others_of_their_shape_and_each_is_seen_once(make_data):
+    batches = list(make_data(batch_size=40).view_loader(FullView(short_side=9, flip=False)))
+    seen = {tuple(batch.images[0].shape[2:]): batch.ids.tolist() for batch in batches}
+    # conftest: images 0 to 3 of every class are 24 x 18, 18 x 24, 30 x 18 and 18 x 18 (width x height).
+    assert seen == {
+        (3, 9, 12): [0, 4, 8],
+        (3, 12, 9): [1, 5, 9],
+        (3, 9, 15): [2, 6, 10],
+        (3, 9, 9): [3, 7, 11],
+    }
+
+
+def test_a_stack_of_whole_images_holds_no_more_pixels_than_a_training_batch(make_data):
+    view = ManyViews(test_sides=[16, 24], size=16, full_short_side=None, mapping="centre_inside")
+    for batch in make_data(batch_size=10).view_loader(view):
+        pixels = sum(images[:, 0, 0].numel() for images in batch.images)
+        assert pixels <= 10 * 16**2 or len(batch.labels) == 1
+
+
+def test_buckets_show_every_image_whole_with_others_of_its_shape(make_data):
+    sizes = BucketSizes(sizes=[12, 16], aspect_step=1.3, max_aspect=2.0)
+    batches = list(make_data(sizes=sizes, batch_size=3).train_dataloader())
+    assert set(torch.cat([batch.ids for batch in batches]).tolist()) == set(range(21))
+    for batch in batches:
+        assert batch.images.shape == (3, 3, batch.height, batch.width)
+        # Short side 16 is the largest that enlarges no image; 24 x 18 is nearest to 1.3, 30 x 18 to 1.69.
+        assert (batch.height, batch.width) in {(16, 21), (21, 16), (16, 27), (16, 16)}
+        assert len({int(index) % 7 % 4 for index in batch.ids}) == 1
 
 
 def test_held_out_images_are_seen_in_one_view_and_may_be_none(make_data):
     assert make_data().val_dataloader() == []
     (batch,) = make_data(val_fraction=0.3, batch_size=6).val_dataloader()
-    assert batch.images.shape == (6, 1, 3, 16, 16)
+    assert batch.images[0].shape == (6, 1, 3, 16, 16)
 
 
 def test_the_mean_image_is_the_mean_of_the_training_images(make_data):
@@ -123,7 +157,6 @@ def test_verify_counts_kinds_and_lists_what_is_wrong(make_data, image_folder):
     ("wrong", "named"),
     [
         ({"crop": 20}, "image.size=20 must not exceed image.short_side=18"),
-        ({"views": "eleven"}, "view.views='eleven' must be one of crop, ten_crop"),
         ({"train_crop": "middle"}, "data.train_crop='middle' must be one of random, five"),
     ],
 )
@@ -136,13 +169,16 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+DRAW = Draw(index=0, epoch=0, height=4, width=4)
 NO_COLOUR = ColourNoise(scale=0.0, std=[1.0, 1.0, 1.0], axes=np.eye(3).tolist())
 
 
 def test_regions_lie_anywhere_in_the_entire_image_and_half_are_mirrored():
     image = torch.arange(6, dtype=torch.uint8).expand(3, 4, 6).contiguous()
-    transform = TrainTransform(crop=4, train_crop="random", colour=NO_COLOUR)
-    rows = Counter(tuple(transform(image, generator(seed)).region[0, 0].tolist()) for seed in range(3000))
+    transform = RegionTransform(crop=4, train_crop="random", colour=NO_COLOUR)
+    rows = Counter(
+        tuple(transform(image, DRAW, generator(seed)).region[0, 0].tolist()) for seed in range(3000)
+    )
     ahead = [(0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5)]
     assert set(rows) == {*ahead, *(row[::-1] for row in ahead)}
     # 3,000 draws over six equally likely rows: 500 +- 4 * sqrt(3000 * 1/6 * 5/6) = 500 +- 82.

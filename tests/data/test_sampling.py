@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from sppnet.data.records import Draw
-from sppnet.data.sampling import CyclicSizes, EpochSampler, RandomSizes, stable_seed
+from sppnet.data.sampling import BucketSampler, EpochSampler, stable_seed
+from sppnet.data.sizes import BucketSizes, CyclicSizes, RandomSizes
 from sppnet.errors import ConfigError
 
 
@@ -60,7 +61,7 @@ def test_seed_0_in_epoch_1_is_not_seed_1_in_epoch_0():
     orders = []
     for seed, epoch in ((0, 1), (1, 0)):
         sampler = EpochSampler(50, seed=seed, sizes=CyclicSizes([224]), num_replicas=1, rank=0)
-        orders.append(sampler.order_of_epoch(epoch).tolist())
+        orders.append(sampler.pass_of_epoch(epoch).indices.tolist())
     assert orders[0] != orders[1]
 
 
@@ -133,17 +134,20 @@ def test_loading_leaves_the_global_generator_alone():
 
 
 def test_two_sizes_alternate_with_full_epochs():
-    assert [CyclicSizes([224, 180]).size_of_epoch(epoch) for epoch in range(5)] == [224, 180, 224, 180, 224]
-    assert {size for _, epoch, size in epoch_of(loader(), 1)} == {180}
+    sizes = CyclicSizes([224, 180])
+    assert [sizes.size_of_epoch(epoch, seed=0) for epoch in range(5)] == [224, 180, 224, 180, 224]
+    assert {draw[2:] for draw in epoch_of(loader(), 1)} == {(180, 180)}
 
 
 def test_random_sizes_reach_both_ends_and_depend_on_the_epoch_only():
-    sizes = RandomSizes(low=180, high=224, seed=0)
-    drawn = [sizes.size_of_epoch(epoch) for epoch in range(2000)]
+    sizes = RandomSizes(low=180, high=224)
+    sampler = EpochSampler(1, seed=0, sizes=sizes, num_replicas=1, rank=0)
+    drawn = [int(sampler.pass_of_epoch(epoch).shapes[0, 0]) for epoch in range(2000)]
     assert set(drawn) == set(range(180, 225))
     # Mean of U{180..224} is 202, its deviation 12.99: 2,000 draws average within 202 +- 1.2 (4 sigma).
     assert sum(drawn) / 2000 == pytest.approx(202, abs=1.2)
-    assert [sizes.size_of_epoch(epoch) for epoch in (1999, 7)] == [drawn[1999], drawn[7]]
+    again = [int(sampler.pass_of_epoch(epoch).shapes[0, 0]) for epoch in (1999, 7)]
+    assert again == [drawn[1999], drawn[7]]
 
 
 @pytest.mark.parametrize(
@@ -151,12 +155,69 @@ def test_random_sizes_reach_both_ends_and_depend_on_the_epoch_only():
     [
         (lambda: CyclicSizes([]), "train_sizes.sizes"),
         (lambda: CyclicSizes([224, 0]), "train_sizes.sizes"),
-        (lambda: RandomSizes(low=224, high=180, seed=0), "train_sizes.low=224"),
+        (lambda: BucketSizes(sizes=[], aspect_step=1.2, max_aspect=2.0), "train_sizes.sizes"),
+        (lambda: BucketSizes(sizes=[9], aspect_step=1.0, max_aspect=2.0), "train_sizes.aspect_step=1.0"),
+        (lambda: RandomSizes(low=224, high=180), "train_sizes.low=224"),
     ],
 )
 def test_impossible_sizes_name_their_key(make, named):
     with pytest.raises(ConfigError, match=named):
         make()
+
+
+def buckets(sizes, rank=0, num_replicas=1):
+    return BucketSampler(
+        sizes,
+        buckets=BucketSizes(sizes=[100, 50], aspect_step=1.5, max_aspect=3.0),
+        batch_size=4,
+        seed=0,
+        num_replicas=num_replicas,
+        rank=rank,
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "shape"),
+    [
+        (100, 100, (100, 100)),
+        (99, 99, (50, 50)),  # the largest short side that enlarges nothing
+        (30, 20, (50, 75)),  # nothing is small enough: the smallest
+        (150, 100, (100, 150)),
+        (100, 230, (225, 100)),  # aspect ratios 1, 1.5, 2.25
+        (2000, 100, (100, 338)),  # no longer than the last bucket, 1.5^3
+    ],
+)
+def test_an_image_goes_to_the_bucket_of_its_size_and_shape(width, height, shape):
+    assert BucketSizes(sizes=[100, 50], aspect_step=1.5, max_aspect=3.0).shape_of(width, height) == shape
+
+
+SIZES = [(120, 110), (160, 100), (60, 90), (55, 51), (400, 120)] * 7
+
+
+def test_every_batch_is_of_one_shape_and_every_image_is_in_one():
+    sampler = buckets(SIZES)
+    draws = list(sampler)
+    batches = [draws[start : start + 4] for start in range(0, len(draws), 4)]
+    assert len(draws) == len(sampler) == 5 * 8  # five buckets of seven images: two batches of four each
+    assert {len({(draw.height, draw.width) for draw in batch}) for batch in batches} == {1}
+    assert {draw.index for draw in draws} == set(range(35))
+    sampler.set_epoch(1)
+    assert [draw.index for draw in sampler] != [draw.index for draw in draws]
+
+
+def test_ranks_get_equally_many_batches_and_together_all_images():
+    shares = [list(buckets(SIZES, rank, num_replicas=3)) for rank in range(3)]
+    assert [len(share) for share in shares] == [16, 16, 16]  # ten batches and two again
+    assert {draw.index for share in shares for draw in share} == set(range(35))
+
+
+def test_a_killed_epoch_of_buckets_goes_on_where_it_was():
+    undisturbed = list(buckets(SIZES))
+    position = iter(buckets(SIZES))
+    seen = [next(position) for _ in range(13)]
+    resumed = iter(buckets(SIZES))
+    resumed.load_state_dict(saved(position.state_dict()))
+    assert seen + list(resumed) == undisturbed
 
 
 def test_stable_seeds_are_the_same_everywhere():
@@ -168,4 +229,4 @@ def test_stable_seeds_are_the_same_everywhere():
 def test_a_draw_survives_a_plain_loader():
     sampler = EpochSampler(4, seed=0, sizes=CyclicSizes([7]), num_replicas=1, rank=0)
     batch = next(iter(DataLoader(Echo(), batch_size=2, sampler=sampler, collate_fn=list)))
-    assert [Draw(*draw).size for draw in batch] == [7, 7]
+    assert [Draw(*draw).height for draw in batch] == [7, 7]

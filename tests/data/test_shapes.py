@@ -17,7 +17,7 @@ from sppnet.data.shapes import ShapesReader, build_shapes
 from sppnet.data.splits import Selection
 from sppnet.errors import ConfigError, ResourceError
 
-TINY = {"train_per_class": 2, "test_per_class": 1, "detection_images": 6}
+TINY = {"per_class": 2, "test_per_class": 1, "detection_images": 6}
 
 
 def digests(folder):
@@ -45,7 +45,7 @@ def test_another_seed_draws_other_images_under_another_name(built, tmp_path):
 
 
 def test_more_images_contain_the_fewer(built, tmp_path):
-    more = build_shapes(tmp_path, train_per_class=3, test_per_class=1, detection_images=0, seed=0)
+    more = build_shapes(tmp_path, per_class=3, test_per_class=1, detection_images=0, seed=0)
     fewer = {item for item in digests(built).items() if not item[0].startswith("VOCdevkit")}
     assert fewer < set(digests(more).items())
 
@@ -69,15 +69,15 @@ def test_files_are_jpeg_and_png_of_many_sizes(built):
 
 
 def test_the_reader_lists_what_was_asked_for(tmp_path):
-    selection = Selection(train_per_class=2, test_per_class=1, val_fraction=0.5, split_seed=0)
+    selection = Selection(per_class=2, test_per_class=1, val_fraction=0.5, split_seed=0)
     splits = ShapesReader(detection_images=0).read(tmp_path, selection)
     assert splits.train.classes == CLASSES
     assert [len(part.paths) for part in splits] == [10, 10, 10]
 
 
 def test_the_reader_needs_numbers(tmp_path):
-    selection = Selection(train_per_class=None, test_per_class=1, val_fraction=0.0, split_seed=0)
-    with pytest.raises(ConfigError, match="set data.train_per_class"):
+    selection = Selection(per_class=None, test_per_class=1, val_fraction=0.0, split_seed=0)
+    with pytest.raises(ConfigError, match="set data.per_class"):
         ShapesReader(detection_images=0).read(tmp_path, selection)
 
 
@@ -99,7 +99,7 @@ def start_build(folder):
     process = multiprocessing.get_context("fork").Process(
         target=build_shapes,
         args=(folder,),
-        kwargs={"train_per_class": 9, "test_per_class": 1, "detection_images": 2, "seed": 0},
+        kwargs={"per_class": 9, "test_per_class": 1, "detection_images": 2, "seed": 0},
     )
     process.start()
     return process
@@ -115,7 +115,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_complete(tmp_path):
     (aside,) = tmp_path.iterdir()
     assert aside.name.endswith(".tmp")
     os.utime(aside, (0, 0))  # as if killed long ago
-    folder = build_shapes(tmp_path, train_per_class=1, test_per_class=1, detection_images=0, seed=0)
+    folder = build_shapes(tmp_path, per_class=1, test_per_class=1, detection_images=0, seed=0)
     assert list(tmp_path.iterdir()) == [folder]
 
 

@@ -21,7 +21,7 @@ def pool(*counts):
 
 
 def selection(train=None, test=None, val=0.0, seed=0):
-    return Selection(train_per_class=train, test_per_class=test, val_fraction=val, split_seed=seed)
+    return Selection(per_class=train, test_per_class=test, val_fraction=val, split_seed=seed)
 
 
 def per_class(images):
@@ -71,7 +71,7 @@ def test_held_out_images_come_out_of_every_class_of_the_training_images_only():
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"train": 0}, "data.train_per_class=0"),
+        ({"train": 0}, "data.per_class=0"),
         ({"test": -1}, "data.test_per_class=-1"),
         ({"val": 1.0}, "data.val_fraction=1.0"),
     ],
@@ -92,7 +92,7 @@ def test_classes_of_one_image_can_hold_out_none():
 
 
 def test_a_pool_without_a_number_to_train_with_is_an_error():
-    with pytest.raises(ConfigError, match="data.train_per_class is needed"):
+    with pytest.raises(ConfigError, match="data.per_class is needed"):
         split_pool(pool(4), selection())
 
 

@@ -92,6 +92,36 @@ def test_features_are_what_the_forward_pass_computes(small_net):
     assert torch.equal(net.pool(net.features(images, "conv5")), net.features(images, "pool"))
 
 
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [
+        ("zf5", ("conv1", "relu1", "pool2")),
+        ("squeezenet1_1", ("features.0", "features.3.squeeze", "features.6")),
+    ],
+)
+def test_several_layers_of_one_pass_are_those_of_a_pass_each(small_net, name, inner):
+    net = small_net(name).eval()
+    images = torch.randint(0, 256, (2, 3, 128, 150)).float()
+    # An in-place ReLU runs behind the first of them.
+    layers = ["fc7", *inner, "conv4", "pool"]
+    with torch.inference_mode():
+        together = net.layer_features(images, layers)
+        assert list(together) == layers
+        assert all(torch.equal(together[layer], net.features(images, layer)) for layer in layers)
+
+
+@pytest.mark.parametrize(("name", "deeper"), [("zf5", "conv3"), ("squeezenet1_1", "features.7.squeeze")])
+def test_a_pass_for_several_layers_ends_at_the_deepest(small_net, name, deeper):
+    net = small_net(name).eval()
+    calls = []
+    net.backbone.trunk.get_submodule(deeper).register_forward_hook(lambda *_: calls.append(deeper))
+    first = {"zf5": ["conv1", "relu2"], "squeezenet1_1": ["features.0", "features.6"]}[name]
+    net.layer_features(torch.zeros(1, 3, 128, 128), first)
+    assert not calls
+    net.layer_features(torch.zeros(1, 3, 128, 128), [*first, "conv5"])
+    assert calls == [deeper]
+
+
 def test_a_misspelt_layer_gets_a_hint(small_net):
     with pytest.raises(ConfigError, match=r"no layer 'conv55' in ZF-5; did you mean conv5"):
         small_net().features(torch.zeros(1, 3, 224, 224), "conv55")

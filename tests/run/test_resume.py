@@ -19,7 +19,7 @@ ALWAYS = "trainer.checkpoint_minutes=0"
 
 
 def only_run(folder: Path) -> Path:
-    (run,) = [path for path in folder.glob("runs/single/*") if path.is_dir()]
+    (run,) = [path for path in folder.glob("runs/networks/*") if path.is_dir()]
     return run
 
 
@@ -34,7 +34,7 @@ def train(
         env=dict(os.environ),
     )
     while kill_after_lines is not None and process.poll() is None:
-        log = next(folder.glob("runs/single/*/metrics.jsonl"), None)
+        log = next(folder.glob("runs/networks/*/metrics.jsonl"), None)
         if log is not None and len(log.read_bytes().splitlines()) >= kill_after_lines:
             process.send_signal(number)
             break

@@ -8,59 +8,19 @@ import torch
 from torch import nn
 
 from sppnet.errors import ConfigError, NonFiniteError
-from sppnet.models.backbones import LayeredBackbone
-from sppnet.models.initialise import GaussianInit
-from sppnet.models.normalise import InputNorm
-from sppnet.models.sppnet import SppNet
 from sppnet.run.guards import check_finite
-from sppnet.tasks.classification import ClassificationTask, _accuracies, _errors, resize_square
+from sppnet.tasks.classification import resize
+from sppnet.tasks.error_rates import accuracies, errors
 from sppnet.tasks.schedules import PlateauSchedule, StepSchedule
-
-
-def small_net() -> SppNet:
-    torch.manual_seed(0)
-    backbone = LayeredBackbone(
-        name="small", layers=[{"conv": 8, "kernel": 3, "stride": 2, "padding": 1}] * 2, width=1.0
-    )
-    return SppNet(
-        backbone=backbone,
-        input_norm=InputNorm.constant(mean=[128.0] * 3, std=[1.0] * 3),
-        levels=[2, 1],
-        pooling="bins",
-        head_width=8,
-        dropout=0.5,
-        num_classes=3,
-        init=GaussianInit(std=0.2, conv_biases=[0.0], fc_biases=[0.0]),
-    ).eval()
-
-
-def test_the_score_of_an_image_is_the_mean_softmax_of_its_views_not_the_softmax_of_the_mean():
-    net = small_net()
-    task = ClassificationTask(
-        net=net,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=0.0,
-        bias_rate=2.0,
-        schedule=StepSchedule(factor=0.1, fractions=[0.5]),
-    )
-    views = torch.randint(0, 256, (2, 10, 3, 12, 12), dtype=torch.uint8)
-    with torch.no_grad():
-        scores = task.mean_softmax(views)
-        one_by_one = [torch.stack([net(view[None].float())[0] for view in image]) for image in views]
-    expected = torch.stack([logits.softmax(dim=1).mean(dim=0) for logits in one_by_one])
-    assert torch.allclose(scores, expected, atol=1e-6)
-    of_the_mean = torch.stack([logits.mean(dim=0).softmax(dim=0) for logits in one_by_one])
-    assert not torch.allclose(scores, of_the_mean, atol=1e-4)
 
 
 def test_both_training_sizes_show_the_same_content():
     ramp = torch.arange(224.0).expand(1, 3, 224, 224)
-    small = resize_square(ramp, 180)
+    small = resize(ramp, 180, 180)
     assert small.shape == (1, 3, 180, 180)
     # Left edge, middle and right edge of the region stay where they were.
     assert small[0, 0, 0, [0, 90, 179]] == pytest.approx([0.0, 112.0, 223.0], abs=0.8)
-    assert resize_square(ramp, 224) is ramp
+    assert resize(ramp, 224, 224) is ramp
 
 
 def test_a_step_schedule_divides_by_ten_after_its_fractions_of_the_epochs():
@@ -103,13 +63,13 @@ def test_a_loss_that_is_not_a_number_names_the_step_and_the_images():
 
 def test_top_1_and_top_5_stay_apart_when_the_first_images_are_all_right():
     # torchmetrics merges metrics whose states are equal after the first batch, unless told not to.
-    metrics = _accuracies(7)
+    metrics = accuracies(7)
     right = torch.eye(7)
     metrics.update(right, torch.arange(7))
     metrics.update(right, torch.arange(7).roll(1))  # right label second to last, or among the first five
-    errors = {name: float(value) for name, value in _errors(metrics).items()}
-    assert errors["top1_error"] == 0.5
-    assert errors["top5_error"] < 0.5
+    rates = {name: float(value) for name, value in errors(metrics).items()}
+    assert rates["top1_error"] == 0.5
+    assert rates["top5_error"] < 0.5
 
 
 def epochs(run: Path) -> list[dict]:
@@ -119,7 +79,7 @@ def epochs(run: Path) -> list[dict]:
 
 def test_training_sizes_alternate_by_epoch(sppnet, tmp_path: Path, tiny):
     assert sppnet(*tiny, "train_sizes=multi", "training.epochs=4", "trainer.every_steps=1") == 0
-    (run,) = [path for path in (tmp_path / "runs" / "single").iterdir() if path.is_dir()]
+    (run,) = [path for path in (tmp_path / "runs" / "networks").iterdir() if path.is_dir()]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     sizes = {row["epoch"]: row["train/size"] for row in rows if "train/size" in row}
     assert sizes == {0: 120, 1: 112, 2: 120, 3: 112}
@@ -128,8 +88,9 @@ def test_training_sizes_alternate_by_epoch(sppnet, tmp_path: Path, tiny):
 def test_plateaus_are_watched_on_held_out_training_images(sppnet, tmp_path: Path, tiny):
     overrides = ("schedule=plateau", "data.val_fraction=0.34", "training.epochs=3")
     assert sppnet(*tiny, *overrides) == 0
+    (network,) = (tmp_path / "runs" / "networks").iterdir()
+    assert all("val/top1_error" in row for row in epochs(network))
     (run,) = [path for path in (tmp_path / "runs" / "single").iterdir() if path.is_dir()]
-    assert all("val/top1_error" in row for row in epochs(run))
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["train/num_images"] == 20  # of 30, ten held out
     assert metrics["test/num_images"] == 20

@@ -1,0 +1,240 @@
+"""Images with boxes in the layout of the VOC devkit (paper §3.2 and §4: VOC 2007).
+
+Whatever is in that layout can be read, other years and other classes too. Every annotation of a set is
+checked, together with the size in its image's header, before anything is computed from the first.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Int8
+from PIL import Image
+from torch import Tensor
+
+from sppnet.data.folder import require_root
+from sppnet.data.voc_annotation import Annotation, BadAnnotationError, read_annotation
+from sppnet.errors import ConfigError, DataError
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
+    "tvmonitor",
+)
+_LAYOUT = "VOCdevkit/VOC2007/{Annotations,ImageSets/Main,JPEGImages}"
+_FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
+_IMAGE_FORMATS = ("JPEG", "PNG")
+_SUFFIXES = (".jpg", ".jpeg", ".png")  # the first one wins
+_IMAGE_SET = re.compile(r"\w[\w-]*")
+# An id becomes part of paths and a word of the devkit's result files.
+_IMAGE_ID = re.compile(r"\w[\w.-]{0,99}")
+_NUM_LISTED = 20
+log = logging.getLogger(__name__)
+
+
+class AnnotatedImage(NamedTuple):
+    """An image file and its ground truth; n objects."""
+
+    image_id: str
+    path: Path
+    width: int
+    height: int
+    boxes_xyxy: Float[Tensor, "n 4"]  # 0-based pixels of the file as stored, both ends belong to the box
+    labels: Int[Tensor, " n"]  # positions in `AnnotatedImages.classes`
+    is_difficult: Bool[Tensor, " n"]
+
+
+class AnnotatedImages(NamedTuple):
+    """An image set, in the order of its file."""
+
+    images: tuple[AnnotatedImage, ...]
+    classes: tuple[str, ...]
+
+
+def read_voc(
+    root: Path | None, image_set: str, *, classes: Sequence[str] | None, is_finer: bool = False
+) -> AnnotatedImages:
+    """Read an image set of a VOC devkit.
+
+    Args:
+        root: The folder VOC2007 (or another year's), VOCdevkit, or the one that holds VOCdevkit.
+        image_set: trainval, test, ...: a file in `ImageSets/Main`.
+        classes: The class list, such as that of the training images for a test set. None: those that have
+            a file `<class>_<image_set>.txt`; without such files VOC's 20, and if there are others among
+            the objects, the names of the objects in alphabetical order (as VOC's are).
+        is_finer: Whether objects count as their sub-categories, where they have one (§4.5).
+
+    Raises:
+        ConfigError: `image_set` is not a name.
+        DataError: The layout or the set is not there; ids that are repeated, have no file or are paths;
+            annotations that cannot be used or name other classes; images of another size than annotated.
+            The first 20 are listed, and their number.
+    """
+    folder = _find_year(require_root(root, _LAYOUT))
+    image_ids = _read_ids(folder, image_set)
+    files = _list_images(folder / "JPEGImages")
+    problems: list[str] = []
+    found: list[tuple[str, Path, Annotation]] = []
+    for image_id in image_ids:
+        try:
+            annotation = read_annotation(folder / "Annotations" / f"{image_id}.xml")
+            if image_id not in files:
+                raise DataError(
+                    f"{folder / 'JPEGImages' / image_id}.jpg: no such file, but {image_set} names it"
+                )
+            _check_size(files[image_id], annotation)
+            annotation = _finer(annotation) if is_finer else annotation
+            found.append((image_id, files[image_id], annotation))
+        except BadAnnotationError as error:
+            problems.extend(error.problems)
+        except DataError as error:
+            problems.append(str(error))
+    listed = [] if is_finer else _list_classes(folder, image_set)
+    names = tuple(classes or listed or _name_classes(found))
+    problems.extend(_unknown_classes(folder, found, names))
+    among = f"{len(image_ids)} images of {folder / 'ImageSets' / 'Main' / image_set}.txt"
+    _raise_any(problems, f"{among} (classes: {', '.join(names)})")
+    _warn(among, [annotation for _, _, annotation in found])
+    return AnnotatedImages(tuple(_to_record(*one, names) for one in found), names)
+
+
+def _finer(annotation: Annotation) -> Annotation:
+    """Name objects by their sub-categories."""
+    objects = tuple(one._replace(name=one.subcategory or one.name) for one in annotation.objects)
+    return annotation._replace(objects=objects)
+
+
+def class_labels(annotated: AnnotatedImages) -> Int8[Tensor, "n k"]:
+    """Say of every image and class: 1 present, 0 only difficult ones are, -1 absent.
+
+    These are the labels in the devkit's `<class>_<set>.txt`, which are not read.
+    """
+    presence = torch.full((len(annotated.images), len(annotated.classes)), -1, dtype=torch.int8)
+    for row, image in zip(presence, annotated.images, strict=True):
+        row[image.labels[image.is_difficult]] = 0
+        row[image.labels[~image.is_difficult]] = 1
+    return presence
+
+
+def _find_year(root: Path) -> Path:
+    """Return the folder with the annotations: `root`, or the only one below it or below its VOCdevkit."""
+    for parents in ([root], [*sorted(root.glob("*/")), *sorted(root.glob("VOCdevkit/*/"))]):
+        years = [place for place in parents if all((place / name).is_dir() for name in _FOLDERS)]
+        if len(years) == 1:
+            return years[0]
+        if years:
+            several = ", ".join(map(str, years))
+            raise DataError(f"data.root={root}: several data sets, {several}; give one of these folders")
+    raise DataError(f"data.root={root}: no {_LAYOUT} in it or below; extract a VOC devkit there")
+
+
+def _read_ids(folder: Path, image_set: str) -> list[str]:
+    """Read the ids of a set, one per line."""
+    if not _IMAGE_SET.fullmatch(image_set):
+        raise ConfigError(f"image set {image_set!r}: expected the name of one, such as trainval or test")
+    path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        others = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt") if "_" not in file.stem))
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); image sets there: {others or 'none'}") from error
+    numbers: dict[str, int] = {}
+    problems: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        image_id = line.strip()
+        if not image_id:
+            continue
+        if not _IMAGE_ID.fullmatch(image_id):
+            problems.append(f"{path}, line {number}: {image_id[:60]!r} is not an image id, such as 000005")
+        elif image_id in numbers:
+            problems.append(f"{path}, line {number}: {image_id} again, first in line {numbers[image_id]}")
+        numbers.setdefault(image_id, number)
+    _raise_any(problems, f"{len(lines)} lines")
+    if not numbers:
+        raise DataError(f"{path}: no image ids in it; expected one per line, such as 000005")
+    return list(numbers)
+
+
+def _list_images(folder: Path) -> dict[str, Path]:
+    """Find the image file of every id."""
+    found: dict[str, Path] = {}
+    with os.scandir(folder) as entries:
+        files = [Path(entry.path) for entry in entries]
+    for suffix in reversed(_SUFFIXES):
+        found.update({file.stem: file for file in files if file.suffix.lower() == suffix})
+    return found
+
+
+def _check_size(path: Path, annotation: Annotation) -> None:
+    """Compare with the header: boxes refer to the pixels as stored, whatever EXIF says."""
+    try:
+        with Image.open(path, formats=_IMAGE_FORMATS) as image:
+            size = image.size
+    # Decoders of foreign bytes raise nearly anything; whatever it is, this file is the cause.
+    except Exception as error:
+        raise DataError(f"{path}: not readable as an image ({error}); copy or extract it again") from error
+    if size != (annotation.width, annotation.height):
+        raise DataError(
+            f"{path}: {size[0]} x {size[1]} pixels, but its annotation says "
+            f"{annotation.width} x {annotation.height}; both must come from the same data set"
+        )
+
+
+def _list_classes(folder: Path, image_set: str) -> list[str]:
+    """Read the class list off the names of the classes' image sets; their lines are an id and a label."""
+    ending = f"_{image_set}"
+    names: list[str] = []
+    for path in (folder / "ImageSets" / "Main").glob(f"*{ending}.txt"):
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            if len(next(lines, "").split()) == 2:
+                names.append(path.stem.removesuffix(ending))
+    return sorted(names)
+
+
+def _name_classes(found: Sequence[tuple[str, Path, Annotation]]) -> list[str]:
+    names = {one.name for _, _, annotation in found for one in annotation.objects}
+    return sorted(names if names - set(VOC_CLASSES) else VOC_CLASSES)
+
+
+def _unknown_classes(
+    folder: Path, found: Sequence[tuple[str, Path, Annotation]], classes: Sequence[str]
+) -> Iterator[str]:
+    known = set(classes)
+    for image_id, _, annotation in found:
+        for number, one in enumerate(annotation.objects, start=1):
+            if one.name not in known:
+                path = folder / "Annotations" / f"{image_id}.xml"
+                yield f"{path}: object {number}: unknown class {one.name!r}"
+
+
+def _warn(among: str, annotations: Sequence[Annotation]) -> None:
+    """Say what was put up with."""
+    if num_clipped := sum(annotation.num_clipped for annotation in annotations):
+        log.warning("%s: %d boxes ended a pixel outside their image and were clipped", among, num_clipped)
+    if num_repeated := sum(len(one.objects) - len(set(one.objects)) for one in annotations):
+        log.warning("%s: %d objects are repeated; every one counts, as in the devkit", among, num_repeated)
+
+
+def _raise_any(problems: Sequence[str], among: str) -> None:
+    if problems:
+        more = [f"... and {len(problems) - _NUM_LISTED} more"] if len(problems) > _NUM_LISTED else []
+        heading = f"{len(problems)} problems in {among}:"
+        raise DataError("\n".join([heading, *problems[:_NUM_LISTED], *more]))
+
+
+def _to_record(image_id: str, path: Path, annotation: Annotation, classes: Sequence[str]) -> AnnotatedImage:
+    objects = annotation.objects
+    return AnnotatedImage(
+        image_id,
+        path,
+        annotation.width,
+        annotation.height,
+        torch.tensor([one.box_xyxy for one in objects], dtype=torch.float32).reshape(-1, 4),
+        torch.tensor([classes.index(one.name) for one in objects], dtype=torch.long),
+        torch.tensor([one.is_difficult for one in objects], dtype=torch.bool),
+    )

@@ -1,0 +1,155 @@
+"""What a feature depends on, as keys: change any of it and nothing old is found."""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import PIL
+import torch
+from torch import Tensor, fx, nn
+
+import sppnet
+from sppnet.artifacts import content_key, file_digest
+from sppnet.errors import DataError
+from sppnet.features.specs import FeatureSpec
+from sppnet.features.views import ExtractView
+from sppnet.models.sppnet import SppNet
+
+# Whole folders, because a helper imported there next year counts too.
+_OWN_CODE = (
+    *("ops/*.py", "models/*.py", "data/images.py"),
+    *("features/compute.py", "features/specs.py", "features/views.py"),
+)
+_PLAIN = (bool, int, float, str, type(None))
+_PLUMBING = frozenset(vars(nn.Module()))  # what every module has: hooks, tables of children, training
+
+
+def extractor_identities(
+    net: SppNet, specs: Sequence[FeatureSpec], view: ExtractView
+) -> dict[FeatureSpec, dict[str, Any]]:
+    """Describe, for each spec, everything besides the images that decides its rows.
+
+    Args:
+        net: In evaluation mode. Only what runs below a layer counts for it: another head, another number
+            of classes leave the features of the convolutions what they were.
+        specs: Which features.
+        view: How images are read.
+    """
+    parts = {
+        name: {"weights": weights_digest(part.state_dict()), "architecture": architecture_digest(part)}
+        for name, part in _parts(net, specs).items()
+    }
+    device = next(net.parameters()).device.type
+    surroundings = {
+        "view": view.identity,
+        "code": source_digest(net),
+        "software": {"torch": _release(torch.__version__), "pillow": _release(PIL.__version__)},
+        # A GPU rounds otherwise than a CPU; either kind reproduces itself.
+        "device": device if device == "cpu" else f"{device} {torch.get_float32_matmul_precision()}",
+        "dtype": "float32",
+    }
+    return {
+        spec: {
+            "layer": net.backbone.roles.get(spec.layer, spec.layer),
+            "levels": spec.levels,
+            "pyramid": [net.pooling, *net.levels] if spec.layer in ("pool", "fc6", "fc7") else None,
+            "parts": {name: parts[name] for name in _parts(net, [spec])},
+            **surroundings,
+        }
+        for spec in specs
+    }
+
+
+def _parts(net: SppNet, specs: Sequence[FeatureSpec]) -> dict[str, nn.Module]:
+    """Name the modules that run up to the deepest of the layers."""
+    parts: dict[str, nn.Module] = {"backbone": net.backbone, "input_norm": net.input_norm}
+    layers = {spec.layer for spec in specs}
+    if layers & {"fc6", "fc7"}:
+        parts["fc6"] = net.fc6
+    if "fc7" in layers:
+        parts["fc7"] = net.fc7
+    return parts
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values; not of memory layout or device."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def architecture_digest(module: nn.Module) -> str:
+    """SHA-256 of what the modules of a tree are called, of which class they are, and their settings."""
+    return content_key([[name, *_described(part)] for name, part in module.named_modules()])
+
+
+def _described(module: nn.Module) -> tuple[str, Any]:
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    if isinstance(module, fx.GraphModule):
+        return kind, module.code
+    settings = {
+        name: repr(value)
+        for name, value in vars(module).items()
+        # A cached property appears when first asked for; what it is computed from is here already.
+        if name not in _PLUMBING
+        and _is_plain(value)
+        and not isinstance(getattr(type(module), name, None), cached_property)
+    }
+    return kind, settings
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)
+
+
+def source_digest(net: nn.Module) -> str:
+    """SHA-256 of the source files that compute a feature: ours, and those of foreign modules in the net."""
+    known = {"sppnet", "torch", "torchvision", *sys.stdlib_module_names}
+    names = {cls.__module__ for module in net.modules() for cls in type(module).__mro__}
+    files = [
+        Path(file)
+        for name in sorted(names)
+        if name.partition(".")[0] not in known
+        and (file := getattr(sys.modules.get(name), "__file__", None)) is not None
+    ]
+    return content_key([_OWN_SOURCES, *map(file_digest, files)])
+
+
+def own_sources(package: Path) -> str:
+    """SHA-256 of those source files of ours that run between an image file and a row."""
+    files = sorted(file for pattern in _OWN_CODE for file in package.glob(pattern))
+    return content_key({file.relative_to(package).as_posix(): file_digest(file) for file in files})
+
+
+# Read now, when this code was loaded: editing a file under a running process does not change what it runs.
+_OWN_SOURCES = own_sources(Path(sppnet.__path__[0]))
+
+
+def images_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 of the bytes of image files, in order; what they are called does not count.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            digest.update(bytes.fromhex(file_digest(path)))
+        except OSError as error:
+            raise DataError(f"{path}: cannot read ({error.strerror or error}); restore the file") from error
+    return digest.hexdigest()
+
+
+def _release(version: str) -> str:
+    """Keep the major and minor number: "2.11.0+cu128" is "2.11"."""
+    return ".".join(version.split("+", maxsplit=1)[0].split(".")[:2])

@@ -1,0 +1,171 @@
+"""Views taken as windows on the feature maps of whole images (paper §3.1.5).
+
+Axes: n images of one size, v views, c channels, h w pixels or cells.
+
+The maps of a whole image and of its mirror image are computed once a scale, and every window is pooled on
+them: what a window sees of its surroundings is the image, where a crop sees zeros.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from sppnet.errors import ConfigError
+from sppnet.models.sppnet import SppNet
+from sppnet.models.views import maps_of_both, require_room, softmax_of
+from sppnet.ops.views import ten_windows
+from sppnet.ops.window_pooling import pool_windows
+from sppnet.ops.windows import Mapping, map_cells
+
+
+@final
+@dataclass(frozen=True)
+class TenMapView:
+    """The ten views as windows on the maps of the image and of its mirror image (§3.1.5).
+
+    Args:
+        short_side: Of the resized image, pixels.
+        size: Side of the windows, pixels.
+        mapping: How a window becomes cells (Appendix A).
+    """
+
+    short_side: int
+    size: int
+    mapping: Mapping
+
+    num_views = 10
+    is_square = False
+
+    def __post_init__(self) -> None:
+        require_room("ten_map", self.size, self.short_side)
+
+    @property
+    def short_sides(self) -> tuple[int, ...]:
+        """The one short side."""
+        return (self.short_side,)
+
+    def cut(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "1 3 h w"]:
+        """All of it."""
+        return image[None]
+
+    def softmax(self, net: SppNet, images: Sequence[Tensor]) -> Float[Tensor, "n 10 classes"]:
+        """Scores of the windows, in the order of `ten_crop`."""
+        whole = images[0][:, 0].float()
+        windows = ten_windows(whole.shape[2], whole.shape[3], self.size)
+        pooled = _pool_both(net, maps_of_both(net, whole), windows, whole.shape[3], self.mapping)
+        return softmax_of(net, pooled)
+
+
+@final
+@dataclass(frozen=True)
+class ManyViews:
+    """Windows on a 3 x 3 grid at several scales, with mirror images, and two full images (§3.1.5).
+
+    At every scale windows of the same size stand at the centre, the corners and the middles of the sides;
+    where the short side is the window's there are three positions. Six scales, one of them as large as
+    the window, make the paper's 96 views.
+
+    Args:
+        test_sides: Short sides, pixels.
+        size: Side of the windows, pixels.
+        full_short_side: Short side of the two views of the full image, the second mirrored; None for none.
+        mapping: How a window becomes cells (Appendix A).
+    """
+
+    test_sides: Sequence[int]
+    size: int
+    full_short_side: int | None
+    mapping: Mapping
+
+    is_square = False
+
+    def __post_init__(self) -> None:
+        if not self.test_sides or len(set(self.test_sides)) != len(self.test_sides):
+            raise ConfigError(
+                f"view.test_sides={list(self.test_sides)}: must be different short sides in pixels"
+            )
+        require_room("many_views", self.size, min(self.test_sides))
+
+    @property
+    def short_sides(self) -> tuple[int, ...]:
+        """Every short side once."""
+        full = () if self.full_short_side is None else (self.full_short_side,)
+        return tuple(dict.fromkeys((*self.test_sides, *full)))
+
+    @property
+    def num_views(self) -> int:
+        """96 or 98 with the paper's six scales."""
+        windows = sum(6 if side == self.size else 18 for side in self.test_sides)
+        return windows + (0 if self.full_short_side is None else 2)
+
+    def cut(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "1 3 h w"]:
+        """All of it."""
+        return image[None]
+
+    def softmax(self, net: SppNet, images: Sequence[Tensor]) -> Float[Tensor, "n views classes"]:
+        """Scores of all windows, then of the full image and its mirror image."""
+        pooled = torch.cat(list(self._pooled(net, images)), dim=1)
+        return softmax_of(net, pooled)
+
+    def _pooled(self, net: SppNet, images: Sequence[Tensor]) -> Iterator[Tensor]:
+        full: list[Tensor] = []
+        for short_side, stack in zip(self.short_sides, images, strict=True):
+            whole = stack[:, 0].float()
+            maps = maps_of_both(net, whole)
+            if short_side in self.test_sides:
+                windows = grid_windows(whole.shape[2], whole.shape[3], self.size)
+                yield _pool_both(net, maps, windows, whole.shape[3], self.mapping)
+            if short_side == self.full_short_side:
+                full.append(net.pool(maps.flatten(0, 1)).reshape(len(maps), 2, -1))
+        yield from full
+
+
+class _Grid(NamedTuple):
+    """Offsets of windows along both sides, pixels."""
+
+    tops: list[int]
+    lefts: list[int]
+
+
+def grid_windows(height: int, width: int, size: int) -> Int[Tensor, "v 4"]:
+    """Windows at the centre, the corners and the middles of the sides (§3.1.5).
+
+    Args:
+        height: Of the image, pixels.
+        width: Of the image, pixels.
+        size: Side of the windows, at most the image's short side.
+
+    Returns:
+        Inclusive x1 y1 x2 y2, row by row: nine, or three along the long side of an image as short as
+        a window.
+    """
+    grid = _Grid(*([0, (side - size) // 2, side - size] for side in (height, width)))
+    if min(height, width) == size:
+        grid = grid._replace(tops=[0]) if height <= width else grid._replace(lefts=[0])
+    return torch.tensor(
+        [[x, y, x + size - 1, y + size - 1] for y, x in itertools.product(grid.tops, grid.lefts)]
+    )
+
+
+def _pool_both(
+    net: SppNet, maps: Tensor, windows: Tensor, width: int, mapping: Mapping
+) -> Float[Tensor, "n views features"]:
+    """Pool windows on the maps of images, and mirrored ones on those of their mirror images."""
+    mirrored = windows.clone()
+    mirrored[:, 0], mirrored[:, 2] = width - 1 - windows[:, 2], width - 1 - windows[:, 0]
+    map_size = (maps.shape[-2], maps.shape[-1])
+    field = net.backbone.receptive_field
+    cells = [
+        map_cells(side.float(), field, map_size, mapping).to(maps.device) for side in (windows, mirrored)
+    ]
+    pooled = [
+        pool_windows(one, of_side, net.levels)
+        for both in maps
+        for one, of_side in zip(both, cells, strict=True)
+    ]
+    return torch.stack(pooled).reshape(len(maps), 2 * len(windows), -1)

@@ -1,0 +1,96 @@
+"""Boxes and windows: overlap, clipping, mirroring, and the offsets of box regression (paper §4.1).
+
+A box is x1 y1 x2 y2, 0-based pixels, both ends inside: one pixel is x1 = x2, and a width is x2 - x1 + 1
+wherever VOC counts. Box regression alone measures x2 - x1, as R-CNN's code does.
+
+Axes: n m boxes.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Keeps the size of a box of one pixel from being zero (MATLAB's eps, in R-CNN's code).
+_EPS = torch.finfo(torch.float64).eps
+
+
+def iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
+    """Intersection over union of every pair, both ends of a box counted (VOCdevkit, VOCevaldet.m).
+
+    In float64: at whole pixels a ratio such as 3/10 then equals the literal it is compared with.
+    """
+    a, b = a.double(), b.double()
+    first = torch.maximum(a[:, None, :2], b[None, :, :2])
+    last = torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = (last - first + 1).clamp(min=0).prod(dim=2)
+    return shared / (_areas(a)[:, None] + _areas(b)[None, :] - shared)
+
+
+def clip_boxes(boxes: Float[Tensor, "*n 4"], image_size: tuple[int, int]) -> Float[Tensor, "*n 4"]:
+    """Move the ends that lie outside an image of height x width pixels to its first or last pixel."""
+    height, width = image_size
+    limits = boxes.new_tensor([width - 1, height - 1, width - 1, height - 1])
+    return boxes.clamp(min=0).minimum(limits)
+
+
+def flip_boxes(boxes: Float[Tensor, "*n 4"], width: int) -> Float[Tensor, "*n 4"]:
+    """Mirror boxes with an image of `width` pixels, left to right."""
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    return torch.stack([width - 1 - x2, y1, width - 1 - x1, y2], dim=-1)
+
+
+def encode_offsets(windows: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+    """Tell where the truth lies, seen from the window: what box regression learns to predict.
+
+    Args:
+        windows: Proposals.
+        truth: The box each of them should become.
+
+    Returns:
+        dx, dy (the centre's move, in window sizes) and dw, dh (natural logarithms of the growth).
+
+    Raises:
+        ValueError: A box is inverted or not finite.
+    """
+    require_boxes(windows, "window")
+    require_boxes(truth, "truth")
+    centre, size = _centre_and_size(windows)
+    true_centre, true_size = _centre_and_size(truth)
+    return torch.cat([(true_centre - centre) / size, (true_size / size).log()], dim=1)
+
+
+def decode_offsets(windows: Float[Tensor, "n 4"], offsets: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+    """Move the windows by predicted offsets; the inverse of `encode_offsets`.
+
+    Raises:
+        ValueError: A window is inverted or not finite.
+    """
+    require_boxes(windows, "window")
+    centre, size = _centre_and_size(windows)
+    centre = centre + offsets[:, :2] * size
+    half = offsets[:, 2:].exp() * size / 2
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
+def require_boxes(boxes: Float[Tensor, "n 4"], name: str) -> None:
+    """Refuse boxes that a division or a logarithm would turn into NaN.
+
+    Raises:
+        ValueError: A box is inverted or not finite; the message calls it `name` and its position.
+    """
+    good = (boxes[:, :2] <= boxes[:, 2:]).all(dim=1) & boxes.isfinite().all(dim=1)
+    if not good.all():
+        index = int((~good).nonzero()[0])
+        raise ValueError(
+            f"{name} {index} is {boxes[index].tolist()}: expected finite x1 y1 x2 y2 with x1 <= x2 and "
+            f"y1 <= y2; check where it comes from"
+        )
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2] + 1).prod(dim=1)
+
+
+def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    size = boxes[:, 2:] - boxes[:, :2] + _EPS
+    return boxes[:, :2] + size / 2, size

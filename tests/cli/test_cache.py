@@ -1,0 +1,112 @@
+"""sppnet cache: what there is, whether it is whole, and making room."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sppnet.cli.cache import main
+from sppnet.errors import ArtifactError, DataError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A cache of three images' pooled and fc7 features."""
+    from sppnet.features.cache import FeatureCache
+    from sppnet.features.extract import ExtractView, FeatureSpec, extract
+    from sppnet.models.backbones import LayeredBackbone
+    from sppnet.models.initialise import DataDependentInit
+    from sppnet.models.normalise import InputNorm
+    from sppnet.models.sppnet import SppNet
+
+    conv = {"conv": 8, "kernel": 3, "stride": 1, "padding": 1}
+    net = SppNet(
+        backbone=LayeredBackbone(name="two layers", layers=[conv, conv], width=1.0),
+        input_norm=InputNorm.constant(mean=[128.0] * 3, std=[64.0] * 3),
+        levels=[3, 1],
+        pooling="bins",
+        head_width=6,
+        dropout=0.5,
+        num_classes=2,
+        init=DataDependentInit(score_deviation=0.3),
+    )
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.fromarray(np.full((20, 18, 3), 40 * i, dtype=np.uint8)).save(path)
+    view = ExtractView(kind="crop", short_side=16, crop=14, upright=True, max_pixels=10_000)
+    specs = [FeatureSpec.parse("conv5@3"), FeatureSpec.parse("fc7")]
+    extract(net, paths, specs, view, cache=FeatureCache(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_stat_prints_a_line_per_network_layer_and_view(root, capsys):
+    assert main(["stat", str(root)]) == 0
+    header, *rows, total = capsys.readouterr().out.splitlines()
+    assert re.split(r"\s{2,}", header)[:7] == [
+        "network", "feature", "view", "short side", "images", "dim", "GB",
+    ]  # fmt: skip
+    cells = sorted(re.split(r"\s{2,}", row)[:7] for row in rows)
+    assert cells == [
+        ["two layers", "conv5@3", "crop", "16", "3", "72", "0.000"],
+        ["two layers", "fc7", "crop", "16", "3", "6", "0.000"],
+    ]
+    assert total == "2 extractors, 0.000 GB"
+
+
+def test_stat_of_hostile_text_stays_on_its_line(root, capsys):
+    manifest = next(root.glob("*/entry.json"))
+    manifest.write_text(manifest.read_text().replace("two layers", "\\u001b[2J\\nmine"))
+    assert main(["stat", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "?[2J?mine" in said
+    assert len(said.splitlines()) == 4
+
+
+def test_verify_names_damaged_shards(root, capsys):
+    assert main(["verify", str(root)]) == 0
+    assert capsys.readouterr().out == "2 shards, all whole\n"
+    shard = next(root.glob("*/*.f32"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=rf"1 of 2 shards are damaged.*\n{shard}"):
+        main(["verify", str(root)])
+
+
+def test_gc_needs_to_be_told_how_much(root, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["gc", str(root)])
+    assert stop.value.code == 2
+    with pytest.raises(SystemExit):
+        main(["gc", str(root), "--days", "-1"])
+    assert "--days" in capsys.readouterr().err
+    assert len(list(root.glob("*/*.f32"))) == 2
+
+
+def test_gc_by_age_by_size_and_altogether(root, capsys):
+    old, new = sorted(root.glob("*/*.f32"))
+    os.utime(old, (1e9, 1e9))
+    assert main(["gc", str(root), "--max-gb", "1"]) == 0
+    assert old.exists()
+    assert main(["gc", str(root), "--days", "30"]) == 0
+    assert (old.exists(), new.exists()) == (False, True)
+    assert main(["gc", str(root), "--all"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "removed 1 shards, 0.000 GB",
+        "removed 1 shards, 0.000 GB",
+    ]
+    assert [path.name for path in root.iterdir()] == [".locks"]
+
+
+def test_looking_at_a_cache_does_not_wait_for_torch():
+    code = "import sys, sppnet.cli.cache; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path):
+    for verb in ("stat", "verify"):
+        with pytest.raises(DataError, match="nowhere: no such directory"):
+            main([verb, str(tmp_path / "nowhere")])

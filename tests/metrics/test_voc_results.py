@@ -1,0 +1,97 @@
+"""Detections in the devkit's files, and back."""
+
+import re
+
+import pytest
+import torch
+
+from sppnet.errors import ConfigError, DataError
+from sppnet.metrics.detection_ap import Detections
+from sppnet.metrics.voc_results import read_results, write_results
+
+IDS, CLASSES = ("000001", "000004", "000006"), ("cat", "dining table")
+
+
+def some(boxes, scores, labels):
+    return Detections(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(scores),
+        torch.tensor(labels).long(),
+    )
+
+
+def write(folder, given, **replaced):
+    return write_results(
+        folder, **{"image_set": "test", "image_ids": IDS, "classes": CLASSES, "detections": given, **replaced}
+    )
+
+
+def read(folder):
+    return read_results(folder, image_set="test", image_ids=IDS, classes=CLASSES)
+
+
+FEW = [
+    some([[0, 0, 9, 19], [4, 5, 6.5, 7]], [0.25, -1.5], [0, 1]),
+    some([], [], []),
+    some([[10, 20, 30, 40]], [2.0], [0]),
+]
+
+
+def test_a_line_is_an_image_a_score_and_pixels_counted_from_1(tmp_path):
+    cat, table = write(tmp_path, FEW)
+    assert cat.name == "comp4_det_test_cat.txt"
+    assert cat.read_text() == "000001 0.25 1 1 10 20\n000006 2 11 21 31 41\n"
+    assert table.read_text() == "000001 -1.5 5 6 7.5 8\n"
+
+
+def test_a_class_that_was_never_found_has_an_empty_file(tmp_path):
+    paths = write(tmp_path, [some([], [], [])] * 3)
+    assert [path.read_text() for path in paths] == ["", ""]
+    assert [len(one.scores) for one in read(tmp_path)] == [0, 0, 0]
+
+
+def test_what_was_written_is_read_to_the_last_bit(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    given = []
+    for n in (50, 0, 70):
+        labels = torch.randint(2, (n,), generator=generator).sort().values
+        boxes = torch.rand(n, 4, generator=generator) * 1000
+        given.append(Detections(boxes, torch.randn(n, generator=generator), labels))
+    write(tmp_path, given)
+    for ours, theirs in zip(read(tmp_path), given, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "000002 1 1 1 2 2",
+        "000001 1 1 1 2",
+        "000001 1 1 1 2 2 2",
+        "000001 x 1 1 2 2",
+        "000001 nan 1 1 2 2",
+        "",
+    ],
+)
+def test_a_line_that_is_no_detection_is_named(tmp_path, line):
+    cat, _ = write(tmp_path, FEW)
+    cat.write_text(f"000001 1 1 1 2 2\n{line}\n")
+    with pytest.raises(DataError, match=f"{re.escape(str(cat))}, line 2: '{line}' is not"):
+        read(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    write(tmp_path, FEW)[1].unlink()
+    with pytest.raises(DataError, match="comp4_det_test_dining table.txt: cannot be read"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../cat", "a/b", "a\\b"])
+def test_a_class_cannot_write_elsewhere(tmp_path, name):
+    with pytest.raises(ConfigError, match="must not be paths"):
+        write(tmp_path, FEW, classes=(name, "dog"))
+
+
+def test_an_image_id_is_one_word(tmp_path):
+    with pytest.raises(ConfigError, match="'a b' has spaces"):
+        write(tmp_path, FEW, image_ids=("a b", "c", "d"))
