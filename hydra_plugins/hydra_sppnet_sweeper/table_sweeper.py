@@ -72,7 +72,7 @@ class TableSweeper(Sweeper):
         labels = base["table"]["labels"]
         cells = [
             planner.cell(cell, labels=labels, group=group)
-            for cell in plan.cells(layout, default_seed=base["seed"])
+            for cell in plan.cells(layout, default_seed=base[layout.repeats])
         ]
         check_all_differ(cells)
         table_dir = Path(base["paths"]["runs"]) / base["table"]["name"]
@@ -104,8 +104,9 @@ class TableSweeper(Sweeper):
         """Name what all cells share: the configuration without axes and seed."""
         shared = identity(resolved(self._compose(layout.fixed)))
         # An axis of the command line's own makes another table: other rows or columns.
-        own_axes = sorted(set(layout.axes) - layout.declared - {plan.SEED_AXIS})
-        return content_key([own_axes, {key: value for key, value in shared.items() if key != "seed"}])[:8]
+        own_axes = sorted(set(layout.axes) - layout.declared - {layout.repeats})
+        shared.pop(layout.repeats, None)
+        return content_key([own_axes, shared])[:8]
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         config: DictConfig = self.context.config_loader.load_sweep_config(self.config, list(overrides))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from sppnet.cli.stages import STAGES, Stage
+from sppnet.cli.stage import Stage
+from sppnet.cli.stages import STAGES
 from sppnet.cli.sweep_view import SweepView
 from sppnet.errors import ResourceError
 from sppnet.run.directory import RunDirectory
@@ -90,7 +91,7 @@ def place_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's status says of its place: in its table, and behind which network."""
     cell = settings["cell"]
     place = {key: cell[key] for key in ("group", "row", "column")}
-    return {**place, "seed": settings["seed"], "network": Path(cell["network"]).name}
+    return {**place, "seed": cell["repeat"], "network": Path(cell["network"]).name}
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from sppnet.models.initialise import Init
 from sppnet.models.sppnet import SppNet
 from sppnet.run.allocator import keep_freed_memory
 from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
-from sppnet.run.guards import StepSeed
+from sppnet.run.guards import StepSeed, StopBetweenBatches
 from sppnet.run.interrupts import Interruption
 from sppnet.run.metrics_file import MetricsFile
-from sppnet.run.progress import CellProgress, Report
+from sppnet.run.progress import BatchProgress, CellProgress, Report
 
 log = logging.getLogger(__name__)
 
@@ -53,22 +53,46 @@ def build_trainer(
 ) -> Trainer:
     """Lightning's trainer with one way to save, to seed, to report and to stop."""
     trainer = settings["trainer"]
-    if trainer["keep_memory"]:
-        keep_freed_memory()
-    if trainer["threads"] is not None:
-        torch.set_num_threads(trainer["threads"])
-    _quieten()
     callbacks: list[Callback] = [
         StepSeed(seed=settings["seed"]),
         MetricsFile(directory=directory, every_steps=trainer["every_steps"]),
         RunCheckpoint(directory=directory, minutes=trainer["checkpoint_minutes"], interruption=interruption),
         CellProgress(report),
     ]
+    return _trainer(settings, directory, active, callbacks, epochs=settings["training"]["epochs"])
+
+
+def build_transfer_trainer(
+    settings: Mapping[str, Any],
+    directory: Path,
+    interruption: Interruption,
+    active: list[Logger],
+    report: Report,
+) -> Trainer:
+    """The same for SVMs: one epoch collects the vectors, and nothing is saved in between."""
+    callbacks: list[Callback] = [StopBetweenBatches(interruption), BatchProgress(report)]
+    return _trainer(settings, directory, active, callbacks, epochs=1)
+
+
+def _trainer(
+    settings: Mapping[str, Any],
+    directory: Path,
+    active: list[Logger],
+    callbacks: list[Callback],
+    *,
+    epochs: int,
+) -> Trainer:
+    trainer = settings["trainer"]
+    if trainer["keep_memory"]:
+        keep_freed_memory()
+    if trainer["threads"] is not None:
+        torch.set_num_threads(trainer["threads"])
+    _quieten()
     return Trainer(
         accelerator=trainer["accelerator"],
         devices=trainer["devices"],
         precision=trainer["precision"],
-        max_epochs=settings["training"]["epochs"],
+        max_epochs=epochs,
         default_root_dir=directory,
         callbacks=callbacks,
         plugins=[DigestCheckpointIO()],
@@ -135,6 +159,7 @@ def _quieten() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Our data is read in the training process on purpose when it fits into memory.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*configure_optimizers.*returned.*None.*")  # SVMs are solved
     # Ours writes checkpoints of its own into this directory.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
     warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")

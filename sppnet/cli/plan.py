@@ -13,7 +13,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from sppnet.cli.conf import conf_dir
 from sppnet.errors import ConfigError
 
-SEED_AXIS = "seed"
 ONLY_COLUMN = "result"
 
 
@@ -26,6 +25,8 @@ class Layout(NamedTuple):
     columns: str | None
     rows: list[str]
     declared: frozenset[str]  # axes of the experiment: their values are the keys of the paper's numbers
+    repeats: str  # the axis over whose values a cell's mean and deviation are taken
+    skip: list[dict[str, Any]]  # choices that the table does not have: axis -> its values
 
     def name(self, axis: str, value: str) -> str:
         """What a value is called in a table: 5 training images a class are `per_class=5`."""
@@ -75,27 +76,53 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
             raise ConfigError(
                 f"table.{part}={table[part]}: not an axis of this sweep ({', '.join(axes) or 'none'})"
             )
-    free: list[str] = [name for name in axes if name != SEED_AXIS]
+    free: list[str] = [name for name in axes if name != table["repeats"]]
     columns: str | None = table["columns"] or (free[-1] if len(free) > 1 else None)
     rows = [name for name in free if name != columns]
-    return Layout(axes, shown, fixed, columns, rows, frozenset(table["axes"]))
+    return Layout(
+        axes, shown, fixed, columns, rows, frozenset(table["axes"]), table["repeats"], table["skip"]
+    )
 
 
 def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
     """All cells of a sweep, rows outermost, seeds innermost."""
-    names = sorted(layout.axes, key=lambda name: (name == SEED_AXIS, list(layout.axes).index(name)))
+    names = sorted(layout.axes, key=lambda name: (name == layout.repeats, list(layout.axes).index(name)))
     made = []
     for values in itertools.product(*(layout.axes[name] for name in names)):
         choice = dict(zip(names, values, strict=True))
+        if _is_skipped(layout, choice):
+            continue
         made.append(
             Cell(
-                overrides=[*layout.fixed, *(f"{name}={value}" for name, value in choice.items())],
-                row=_row_id([layout.name(axis, choice[axis]) for axis in layout.rows]),
-                column=layout.name(layout.columns, choice[layout.columns]) if layout.columns else ONLY_COLUMN,
-                seed=_seed(choice.get(SEED_AXIS, str(default_seed))),
+                [*layout.fixed, *(f"{name}={value}" for name, value in choice.items())],
+                *_place(layout, choice),
+                _seed(layout.repeats, choice.get(layout.repeats, str(default_seed))),
             )
         )
     return made
+
+
+def skipped_places(layout: Layout) -> list[tuple[str, str]]:
+    """Rows and columns where the table has no cell."""
+    names = [*layout.rows, *([layout.columns] if layout.columns else [])]
+    choices = [
+        dict(zip(names, values, strict=True))
+        for values in itertools.product(*(layout.shown[name] for name in names))
+    ]
+    return [_place(layout, choice) for choice in choices if _is_skipped(layout, choice)]
+
+
+def _place(layout: Layout, choice: Mapping[str, str]) -> tuple[str, str]:
+    """Row and column of a choice."""
+    row = _row_id([layout.name(axis, choice[axis]) for axis in layout.rows])
+    return row, layout.name(layout.columns, choice[layout.columns]) if layout.columns else ONLY_COLUMN
+
+
+def _is_skipped(layout: Layout, choice: Mapping[str, str]) -> bool:
+    return any(
+        all(choice.get(axis) in [str(value) for value in values] for axis, values in rule.items())
+        for rule in layout.skip
+    )
 
 
 def check_settings(layout: Layout) -> None:
@@ -131,9 +158,9 @@ def column_ids(layout: Layout) -> list[str]:
     return [layout.name(layout.columns, value) for value in layout.shown[layout.columns]]
 
 
-def _seed(text: str) -> int:
+def _seed(axis: str, text: str) -> int:
     if not text.isdecimal():
-        raise ConfigError(f"seed={text}: must be a whole number of 0 or more")
+        raise ConfigError(f"{axis}={text}: must be a whole number of 0 or more")
     return int(text)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sppnet.artifacts import content_key, file_digest
 from sppnet.cli.plan import ONLY_COLUMN, Cell
 from sppnet.cli.validate import validate
 from sppnet.errors import ConfigError
@@ -58,12 +59,13 @@ class Planner:
 
     def __init__(self, compose: Callable[[Sequence[str]], DictConfig]) -> None:
         self._compose = compose
+        self._layers: dict[Path, list[str]] = {}  # of every directory of features, filled cell by cell
 
     def cell(self, cell: Cell, *, labels: Mapping[str, str], group: str) -> PlannedRun:
         """Plan one cell of the table with all that it builds on."""
         names = [labels.get(name, name) for name in (cell.row, cell.column) if name != ONLY_COLUMN]
         label = " · ".join(names)
-        place = {"row": cell.row, "column": cell.column, "group": group, "label": label}
+        place = {"row": cell.row, "column": cell.column, "repeat": cell.seed, "group": group, "label": label}
         run = self._evaluation(cell.overrides, lambda config: run_directory(config, cell), place)
         run.cell, run.name = cell, f"{label}, seed {cell.seed}"
         return run
@@ -72,19 +74,23 @@ class Planner:
         self,
         overrides: list[str],
         directory_of: Callable[[dict[str, Any]], RunDirectory] | None,
-        place: dict[str, str],
+        place: dict[str, Any],
     ) -> PlannedRun:
         """Plan the test of one network, or of an ensemble of several."""
         composed = self._compose(overrides)
         config = resolved(composed)
         validate(config)
-        if config["ensemble"]:
+        if config["transfer"] is not None:
+            after = self._features(overrides, composed, config)
+            place = {**place, "stage": "transfer"}
+            built_on: dict[str, Any] = {"network": str(after[0].directory.path)}
+        elif config["ensemble"]:
             after = [
                 self._evaluation([*overrides, *member, "ensemble=[]"], None, {})
                 for member in config["ensemble"]
             ]
             place = {**place, "stage": "ensemble"}
-            built_on: dict[str, Any] = {"members": [str(member.directory.path) for member in after]}
+            built_on = {"members": [str(member.directory.path) for member in after]}
         else:
             after = [self._network(overrides, composed, config)]
             built_on = {"network": str(after[0].directory.path)}
@@ -95,13 +101,35 @@ class Planner:
         name = f"evaluation of {directory.path.name}"
         return self._planned(name, directory, config, overrides, {"label": name, **place, **built_on}, after)
 
+    def _features(
+        self, overrides: list[str], composed: DictConfig, config: dict[str, Any]
+    ) -> list[PlannedRun]:
+        """Plan the network of a transfer cell, and its features of the target's images.
+
+        Cells that want different layers of the same images share one run that computes them together.
+        """
+        network = self._network(overrides, composed, config)
+        extracted = {**config, "cell": {**config["cell"], "stage": "features"}}
+        directory = features_directory(extracted, network.directory)
+        name = f"features {directory.path.name.rpartition('-')[0]}"
+        layers = self._layers.setdefault(directory.path, [])
+        if (layer := config["transfer"]["layer"]) not in layers:
+            layers.append(layer)
+        place = {"label": name, "stage": "features", "network": str(network.directory.path), "layers": layers}
+        return [network, self._planned(name, directory, extracted, overrides, place, [network])]
+
     def _network(self, overrides: list[str], composed: DictConfig, config: dict[str, Any]) -> PlannedRun:
         """Plan the training of a cell's network."""
         trained = {**config, "cell": {**config["cell"], "stage": "network"}}
+        weights = config["backbone"].get("weights")
+        if weights is not None and Path(weights).is_file():
+            # Other weights under the same name make another network.
+            digest = file_digest(Path(weights))
+            trained["backbone"] = {**config["backbone"], "weights": digest}
         choices = OmegaConf.to_container(composed.hydra.runtime.choices)
         directory = network_directory(trained, choices)  # type: ignore[arg-type]
         name = f"network {directory.path.name.rpartition('-')[0]}"
-        return self._planned(name, directory, trained, overrides, {"label": name, "stage": "network"}, [])
+        return self._planned(name, directory, config, overrides, {"label": name, "stage": "network"}, [])
 
     def _planned(
         self,
@@ -165,6 +193,14 @@ def network_directory(config: Mapping[str, Any], choices: Mapping[str, str]) -> 
     return RunDirectory(Path(config["paths"]["runs"]) / "networks" / name)
 
 
+def features_directory(config: Mapping[str, Any], network: RunDirectory) -> RunDirectory:
+    """Where it is said that the features of a network are kept: `runs/features/<network>-<view>-<hash>`."""
+    readable, _, digest = network.path.name.rpartition("-")
+    view = f"{slug(config['target']['name'])}-{config['features']['view']}{config['features']['short_side']}"
+    key = content_key([identity_key(config), digest])[:8]
+    return RunDirectory(Path(config["paths"]["runs"]) / "features" / f"{readable}-{view}-{key}")
+
+
 def evaluation_directory(config: Mapping[str, Any], network: RunDirectory) -> RunDirectory:
     """Where a network is evaluated for an ensemble: `runs/evaluations/<network>-<hash>`."""
     readable = network.path.name.rpartition("-")[0]
@@ -179,8 +215,10 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def _quoted(value: str | Sequence[str]) -> str:
-    """A string, or a list of them, as Hydra's override grammar takes it, whatever is in it."""
+def _quoted(value: int | str | Sequence[str]) -> str:
+    """A number, a string or a list of them, as Hydra's override grammar takes it, whatever is in it."""
+    if isinstance(value, int):
+        return str(value)
     if not isinstance(value, str):
         return f"[{','.join(_quoted(text) for text in value)}]"
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")

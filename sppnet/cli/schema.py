@@ -20,6 +20,8 @@ class ImageConf:
     object_short_side: int = MISSING
     test_sides: list[int] = MISSING
     curve_sides: list[int] = MISSING
+    transfer_side: int = MISSING
+    transfer_side_overfeat7: int = MISSING
 
 
 @dataclass
@@ -66,9 +68,20 @@ class TrainerConf:
 
 @dataclass
 class PathsConf:
-    """Where things are written."""
+    """Where things are written, and where the data sets to transfer to are."""
 
     runs: str = MISSING
+    cache: str = MISSING
+    data: str | None = None
+
+
+@dataclass
+class FeaturesConf:
+    """How images become the vectors that SVMs are trained on (§3.2)."""
+
+    view: str = MISSING
+    short_side: int = MISSING
+    crop: int = MISSING
 
 
 @dataclass
@@ -78,7 +91,9 @@ class CellConf:
     stage: str = "evaluation"
     network: str = ""
     members: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
     row: str = ""
+    repeat: int = 0
     column: str = ""
     group: str = ""
     label: str = ""
@@ -96,6 +111,8 @@ class TableConf:
     rows: str | None = None
     columns: str | None = None
     curve: str | None = None
+    repeats: str = MISSING
+    skip: list[Any] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     metrics: list[Any] = field(default_factory=list)
     paper: dict[str, Any] = field(default_factory=dict)
@@ -122,6 +139,11 @@ class Conf:
     cell: CellConf = field(default_factory=CellConf)
     table: TableConf = field(default_factory=TableConf)
     ensemble: list[Any] = field(default_factory=list)
+    split: int = MISSING
+    trained: bool = MISSING
+    features: FeaturesConf = field(default_factory=FeaturesConf)
+    target: Any = MISSING
+    transfer: Any = MISSING
     input_norm: Any = MISSING
     backbone: Any = MISSING
     pyramid: Any = MISSING

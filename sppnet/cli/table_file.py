@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sppnet.artifacts import read_json, write_json
-from sppnet.cli.plan import Layout, column_ids, row_ids
+from sppnet.cli.plan import Layout, column_ids, row_ids, skipped_places
 from sppnet.cli.planner import PlannedRun, networks
 from sppnet.cli.provenance import command_line, commit
 
@@ -30,6 +30,8 @@ def table_file(
         "commit": commit(),
         "rows": [{"id": row, "label": labels.get(row, row)} for row in row_ids(layout)],
         "columns": [{"id": column, "label": labels.get(column, column)} for column in column_ids(layout)],
+        "repeats": layout.repeats,
+        "skipped": skipped_places(layout),
         "seeds": sorted({cell.cell.seed for cell in cells if cell.cell}),
         "networks": sorted({network.directory.path.name for network in networks(cells)}),
         "metrics": table["metrics"],

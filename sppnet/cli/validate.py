@@ -35,6 +35,10 @@ def _are_sides(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_side, value)) and 0 < len(set(value)) == len(value)
 
 
+def _are_positive(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(0 < one < float("inf") for one in value)
+
+
 def _one_of(*names: str) -> Callable[[Any], bool]:
     return lambda value: value in names
 
@@ -59,6 +63,7 @@ RULES = (
     Rule("head.width", _at_least(1), "1 or more"),
     Rule("head.dropout", lambda value: 0 <= value < 1, "at least 0 and below 1"),
     Rule("training.epochs", _at_least(1), "1 or more"),
+    Rule("split", _at_least(0), "0 or more"),
     Rule("training.batch_size", _at_least(1), "1 or more"),
     Rule("training.learning_rate", lambda value: 0 < value < float("inf"), "a positive number"),
     Rule("training.momentum", lambda value: 0 <= value < 1, "at least 0 and below 1"),
@@ -79,6 +84,23 @@ VIEW_RULES = (
     Rule("size", _is_side, f"from 1 to {_MOST_PIXELS} pixels"),
     Rule("flip", lambda value: isinstance(value, bool), "true or false"),
     Rule("mapping", _one_of("centre_inside", "paper", "release"), "centre_inside, paper or release"),
+)
+FEATURES_RULES = (
+    Rule("view", _one_of("crop", "full", "warp"), "crop, full or warp"),
+    Rule("short_side", _is_side, f"from 1 to {_MOST_PIXELS} pixels"),
+    Rule("crop", _is_side, f"from 1 to {_MOST_PIXELS} pixels"),
+)
+TRANSFER_RULES = (
+    Rule("measure", _one_of("average_precision", "accuracy"), "average_precision or accuracy"),
+    Rule("per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
+    Rule("test_per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
+    Rule("level", _is_count_or_none, "a level of the pyramid, or null"),
+    Rule("val_fraction", lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    Rule("svm_c", _are_positive, "a list of positive numbers, e.g. [1.0]"),
+    Rule("loss", _one_of("squared_hinge", "hinge"), "squared_hinge or hinge"),
+    Rule("bias_multiplier", lambda value: 0 <= value < float("inf"), "0 (no bias) or a positive number"),
+    Rule("positive_weight", lambda value: 0 < value < float("inf"), "a positive number"),
+    Rule("tolerance", lambda value: 0 < value < 1, "between 0 and 1"),
 )
 DATA_RULES = (
     Rule("per_class", _is_count_or_none, "a whole number of 1 or more, or null"),
@@ -108,6 +130,13 @@ def validate(config: Mapping[str, Any]) -> None:
     _check_sizes(config)
     _check_schedule(config)
     validate_data(config["data"])
+    if config["transfer"] is not None:
+        _check_transfer(config)
+    elif not config["trained"]:
+        raise ConfigError(
+            "trained=false: a network that was never trained cannot be tested as a classifier; "
+            "its features can (experiment=table7)"
+        )
 
 
 def validate_data(data: Mapping[str, Any]) -> None:
@@ -161,6 +190,33 @@ def _check_pyramid(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"pyramid.levels={levels}: must be different whole numbers of 1 or more, e.g. [6,3,2,1]"
         )
+
+
+def _check_transfer(config: Mapping[str, Any]) -> None:
+    """Check the protocol and the target of a transfer.
+
+    Raises:
+        ConfigError: A value is out of range, or the target is missing.
+        DataError: The folder with the target does not exist.
+    """
+    for rule in TRANSFER_RULES:
+        _check(rule, f"transfer.{rule.key}", config["transfer"][rule.key])
+    for rule in FEATURES_RULES:
+        _check(rule, f"features.{rule.key}", config["features"][rule.key])
+    target = config["target"]
+    if target is None:
+        raise ConfigError("target=none: choose what to transfer to, e.g. target=voc2007 or target=caltech101")
+    root = target["root"]
+    is_made = "hapes" in target["_target_"] or "hapes" in target.get("reader", {}).get("_target_", "")
+    if root is None and not is_made:
+        raise ConfigError(f"paths.data is missing: give the folder that holds {target['name']}")
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise DataError(
+            f"paths.data={root}: no such directory (looked at {Path(root).expanduser().absolute()})"
+        )
+    weights = config["backbone"].get("weights")
+    if weights is not None and weights.endswith(".safetensors") and not Path(weights).is_file():
+        raise DataError(f"backbone.weights={weights}: no such file (looked at {Path(weights).absolute()})")
 
 
 def _check_view(config: Mapping[str, Any]) -> None:

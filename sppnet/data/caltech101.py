@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 from sppnet.data.folder import list_classes, require_root
-from sppnet.data.splits import ImageSplits, Selection, split_pool
+from sppnet.data.splits import ImageSet, ImageSplits, Selection, split_pool
 from sppnet.errors import DataError
 
 _FOLDER = "101_ObjectCategories"
@@ -27,6 +27,14 @@ class Caltech101Reader:
         Raises:
             DataError: The folder of categories is not there.
             ConfigError: The number of training images per category is not given.
+        """
+        return split_pool(self.pool(root), selection)
+
+    def pool(self, root: Path | None) -> ImageSet:
+        """List all images under `root`.
+
+        Raises:
+            DataError: The folder of categories is not there.
         """
         root = require_root(root, f"caltech101/{_FOLDER}/<category>/*.jpg")
         places = [root / "caltech101" / _FOLDER, root / _FOLDER]
@@ -47,4 +55,4 @@ class Caltech101Reader:
                 "among them" if _BACKGROUND in pool.classes else "missing",
                 _NUM_CATEGORIES,
             )
-        return split_pool(pool, selection)
+        return pool

@@ -49,6 +49,14 @@ class FolderReader:
             raise DataError(f"{val}: other classes than {train}; both need one folder for every class")
         return splits._replace(val=held_out)
 
+    def pool(self, root: Path | None) -> ImageSet:
+        """List all images of `root/<class>/*`.
+
+        Raises:
+            DataError: No folder, no classes, or a class without images.
+        """
+        return list_classes(require_root(root, "root/<class>/*.jpg"))
+
 
 def require_root(root: Path | None, layout: str) -> Path:
     """The folder a data set is said to be in, if it exists.

@@ -27,7 +27,7 @@ from sppnet.data.sampling import stable_seed
 from sppnet.data.shape_annotations import AnnotatedImage, write_image_sets, write_voc_image
 from sppnet.data.shape_drawing import Placement, paint_scene
 from sppnet.data.shape_outlines import CLASSES
-from sppnet.data.splits import ImageSplits, Selection, split_given
+from sppnet.data.splits import ImageSet, ImageSplits, Selection, split_given
 from sppnet.errors import ConfigError, ResourceError
 
 _VERSION = 2  # to be raised with every change that draws other images
@@ -72,6 +72,31 @@ class ShapesReader:
             seed=selection.split_seed,
         )
         return split_given(list_classes(folder / "train"), list_classes(folder / "test"), selection)
+
+
+@final
+@dataclass(frozen=True)
+class ShapesPool:
+    """Generated images of one shape each, as a pool to draw from.
+
+    Args:
+        per_class: Images of every class.
+        seed: Of the images.
+    """
+
+    per_class: int
+    seed: int
+
+    def pool(self, root: Path | None) -> ImageSet:
+        """Generate the images at first use, and list them."""
+        folder = build_shapes(
+            root or default_root(),
+            per_class=self.per_class,
+            test_per_class=1,
+            detection_images=0,
+            seed=self.seed,
+        )
+        return list_classes(folder / "train")
 
 
 def default_root() -> Path:

@@ -34,18 +34,24 @@ NOT_IDENTITY: Final = (
     *("data.workers", "data.cache_gb", "data.max_pixels"),
     # The parts that use these hold them.
     *("image.test_sides", "image.curve_sides", "image.object_short_side"),
+    *("image.transfer_side", "image.transfer_side_overfeat7"),
     *("trainer.threads", "trainer.keep_memory", "trainer.checkpoint_minutes", "trainer.every_steps"),
 )
 # What it holds beside what decides a trained network: how it is looked at.
-NOT_TRAINING: Final = ("view", "ensemble", "data.test_per_class")
+NOT_TRAINING: Final = (
+    *("view", "ensemble", "data.test_per_class"),
+    *("features", "target", "transfer", "split"),
+)
+# What it holds beside what decides the features of images.
+NOT_FEATURES: Final = ("view", "ensemble", "data.test_per_class", "transfer", "split")
+IGNORED: Final = {"network": NOT_TRAINING, "features": NOT_FEATURES}
 _MAX_SLUG = 80
 _WAIT_SECONDS = 1.0
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved configuration that decides the result of its stage."""
-    is_network = config.get("cell", {}).get("stage") == "network"
-    ignored = NOT_IDENTITY + NOT_TRAINING * is_network
+    ignored = NOT_IDENTITY + IGNORED.get(config.get("cell", {}).get("stage", ""), ())
 
     def kept(part: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sppnet.data.sampling import stable_seed
 from sppnet.errors import NonFiniteError
+from sppnet.run.interrupts import Interruption
 
 
 @final
@@ -25,6 +26,26 @@ class StepSeed(Callback):
     ) -> None:
         """Seed the generators of all devices."""
         torch.manual_seed(stable_seed("step", self.seed, trainer.global_rank, trainer.global_step))
+
+
+@final
+class StopBetweenBatches(Callback):
+    """Stops between two batches when asked to; for what is quick enough to begin again."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self.interruption = interruption
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hear the signals; Lightning's own SIGTERM handler would end with exit code 0."""
+        self.interruption.take_over()
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """While vectors are collected."""
+        self.interruption.raise_if_requested()
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """While vectors are scored."""
+        self.interruption.raise_if_requested()
 
 
 def check_finite(loss: Tensor, *, epoch: int, step: int, learning_rate: float, ids: Tensor) -> None:

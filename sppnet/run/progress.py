@@ -19,6 +19,22 @@ Report = Callable[[Step], None]
 
 
 @final
+class BatchProgress(Callback):
+    """Reports the batches of features that SVMs are made of and tested on."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One batch further."""
+        total = int(trainer.num_training_batches)
+        stage = "solving" if batch_idx + 1 == total else "reading features"
+        self.report(Step(stage, batch_idx + 1, total, ""))
+
+
+@final
 class CellProgress(Callback):
     """Reports every training and every test batch."""
 

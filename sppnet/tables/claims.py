@@ -77,7 +77,7 @@ def judge(table: Table, claim: Mapping[str, Any]) -> Claim:
         parts.append(f"not finished: {', '.join(place.label for place in unfinished)}")
         # One finished place refutes a claim; only all of them confirm it.
         holds = None if holds else holds
-    return Claim(identity, text, holds, "; ".join([*parts, _chance(finished, metric)]))
+    return Claim(identity, text, holds, "; ".join([*parts, _chance(finished, metric, table.repeats)]))
 
 
 def _places(table: Table, claim: Mapping[str, Any]) -> list[Setting]:
@@ -165,22 +165,22 @@ def _by_how_much(pair: Comparison, metric: Metric) -> str:
     return f"{pair.place.label} {metric.signed_text(pair.difference)}{paper}"
 
 
-def _chance(finished: Sequence[Comparison], metric: Metric) -> str:
-    """Set the differences against the spread over seeds or, with one seed, of the test images."""
+def _chance(finished: Sequence[Comparison], metric: Metric, repeats: str) -> str:
+    """Set the differences against the spread over seeds (or splits) or, with one, of the test images."""
     num_seeds = min(pair.num_seeds for pair in finished)
     if num_seeds > 1:
         clear = [pair for pair in finished if abs(pair.difference) > 2 * pair.standard_error]
         against = sum(pair.gain < 0 for pair in clear)
         largest = metric.text(max(pair.standard_error for pair in finished))
         return (
-            f"seed spread ±{largest} (largest standard error of a difference, {num_seeds} seeds); "
+            f"{repeats} spread ±{largest} (largest standard error of a difference, {num_seeds} {repeats}s); "
             f"{len(clear)} of {len(finished)} differences exceed twice their own"
         ) + (f", {against} of them against the claim" if against else "")
     most = max(finished, key=lambda pair: pair.sampling_error if pair.num_images else -1.0)
     # Only a share of images is binomial; a mean AP or a time is not.
     if metric.unit == "percent" and metric.key.endswith(("error", "accuracy")) and most.num_images:
         return (
-            f"one seed: spread unknown; sampling error of {most.num_images} test images "
+            f"one {repeats}: spread unknown; sampling error of {most.num_images} test images "
             f"about ±{metric.text(most.sampling_error)} points"
         )
-    return "one seed: spread unknown"
+    return f"one {repeats}: spread unknown"

@@ -166,7 +166,8 @@ class Table:
         created: ISO time of the last sweep that ran anything.
         rows: In printed order.
         columns: In printed order.
-        seeds: Seeds each cell should have.
+        seeds: Seeds (or random splits) each cell should have.
+        repeats: What they are: "seed" or "split".
         metrics: The first is the headline.
         cells: One per (row id, column id), rows outermost.
         claims: Judged.
@@ -194,6 +195,7 @@ class Table:
     runs: tuple[Run, ...]
     networks: tuple[Run, ...]
     curve: str | None
+    repeats: str
     notes: tuple[str, ...]
 
     @property

@@ -126,6 +126,8 @@ def _build(
         for row in rows
         for column in columns
     }
+    for row_id, column_id in raw.get("skipped", []):
+        cells[row_id, column_id] = replace(cells[row_id, column_id], status="reference")
     for other in raw.get("others", []):
         row = Setting(clean(other["label"]), clean(other["label"]))
         rows = (*rows, row)
@@ -148,6 +150,7 @@ def _build(
         claims=(),
         runs=tuple(runs),
         networks=tuple(networks),
+        repeats=clean(raw.get("repeats", "seed")),
         curve=clean(raw["curve"]) if raw.get("curve") else None,
         notes=(*notes, *choice_notes),
     )

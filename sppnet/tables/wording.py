@@ -13,10 +13,13 @@ def ours_text(table: Table, cell: Cell, metric: Metric) -> str:
     if one.ours is None:
         return "not measured" if cell.status in ("complete", "partial") else cell.status
     text = metric.text(one.ours) + (f" ± {metric.text(one.std)}" if one.std is not None else "")
-    return text if cell.status == "complete" else f"{text} ({one.n} of {len(table.seeds)} seeds)"
+    return text if cell.status == "complete" else f"{text} ({one.n} of {len(table.seeds)} {table.repeats}s)"
 
 
 def legend(table: Table) -> str:
     """Say what the numbers are and where they come from."""
-    seeds = f"mean ± standard deviation of {len(table.seeds)} seeds" if len(table.seeds) > 1 else "one seed"
+    number = len(table.seeds)
+    seeds = f"one {table.repeats}"
+    if number > 1:
+        seeds = f"mean ± standard deviation of {number} {table.repeats}s"
     return f"Ours: {seeds}. Data: {table.data}."

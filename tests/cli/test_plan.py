@@ -2,15 +2,17 @@
 
 import pytest
 
-from sppnet.cli.plan import Cell, cells, column_ids, lay_out, row_ids
+from sppnet.cli.plan import Cell, cells, column_ids, lay_out, row_ids, skipped_places
 from sppnet.errors import ConfigError
 
 TABLE2 = {
     "axes": {"setting": ["no_spp", "spp_single"], "backbone": ["zf5", "overfeat7"]},
     "rows": "setting",
     "columns": "backbone",
+    "repeats": "seed",
+    "skip": [],
 }
-FREE = {"axes": {}, "rows": None, "columns": None}
+FREE = {"axes": {}, "rows": None, "columns": None, "repeats": "seed", "skip": []}
 
 
 def places(table, *arguments: str) -> list[tuple[str, str, int]]:
@@ -62,6 +64,17 @@ def test_a_single_configuration_is_a_table_of_one_cell():
 
 def test_three_axes_make_rows_of_two():
     assert places(FREE, "a=x,y", "b=u", "c=p,q", "d=1,2")[0] == ("x, p", "d=1", 7)
+
+
+def test_a_table_may_lack_cells_and_repeat_over_another_axis_than_the_seed():
+    table = {**TABLE2, "repeats": "split", "skip": [{"setting": ["no_spp"], "backbone": ["overfeat7", "x"]}]}
+    layout = lay_out(table, ["split=3,4"])
+    assert [(cell.row, cell.column, cell.seed) for cell in cells(layout, default_seed=0)] == [
+        (row, column, split)
+        for row, column in [("no_spp", "zf5"), ("spp_single", "zf5"), ("spp_single", "overfeat7")]
+        for split in (3, 4)
+    ]
+    assert skipped_places(layout) == [("no_spp", "overfeat7")]
 
 
 def test_what_cannot_be_a_table_is_refused():

@@ -1,0 +1,275 @@
+"""Linear support vector machines for all classes at once (paper §3.2, §4.1).
+
+Axes: n rows, d features, k classes.
+"""
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sppnet.errors import ConfigError
+from sppnet.estimators.arrays import like, read_features
+from sppnet.estimators.solve import Loss, SvmSolver
+from sppnet.estimators.targets import Targets, read_targets
+
+Status = Literal["converged", "not converged", "no positives", "no negatives", "no samples"]
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class LinearSvm:
+    """One-vs-rest linear SVMs, with scikit-learn's interface.
+
+    Minimises for every class, as liblinear does,
+
+        0.5 |w|^2 + 0.5 (b / bias_multiplier)^2 + svm_c * sum_i weight_i * loss(1 - y_i (w x_i + b))
+
+    with loss max(0, .)^2 or max(0, .) and weight_i = positive_weight where y_i = +1, else 1. Every pass over
+    the features serves all classes. Beside the features, memory holds at most one more copy of them: half of
+    one in the primal (more rows than features), the n x n Gram matrix in the dual. Features of another dtype
+    than float32 or float64, not contiguous or on another device are copied first.
+
+    Arrays may be numpy's (memory maps, too) or torch's; what comes back is of the same kind.
+
+    Args:
+        svm_c: Weight of the losses against the norm, C.
+        loss: "squared_hinge", or "hinge" as in R-CNN.
+        bias_multiplier: The constant feature of every row; the larger, the freer the bias. 0: no bias.
+        positive_weight: Weight of positive rows.
+        tolerance: Duality gap to reach, relative to the objective: a bound on the distance from the optimum.
+        device: Where to compute; None: where the features are.
+
+    Attributes:
+        coef_: k x d weights; zeros for a class without positives or without negatives.
+        intercept_: k biases; -1 for a class without positives, +1 without negatives.
+        classes_: Labels, or the columns' numbers.
+        gap_: Relative duality gap reached, per class; 0 where there was nothing to solve.
+        status_: Per class "converged", "not converged", "no positives", "no negatives" or "no samples".
+    """
+
+    classes_: Any
+    coef_: Any
+    intercept_: Any
+    gap_: Any
+    status_: list[Status]
+    n_features_in_: int
+    _is_vector: bool
+
+    def __init__(
+        self,
+        *,
+        svm_c: float = 1.0,
+        loss: Loss = "squared_hinge",
+        bias_multiplier: float = 1.0,
+        positive_weight: float = 1.0,
+        tolerance: float = 1e-5,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.svm_c, self.loss, self.tolerance = svm_c, loss, tolerance
+        self.bias_multiplier, self.positive_weight, self.device = bias_multiplier, positive_weight, device
+
+    def fit(self, X: Any, y: Any, coef_init: Any = None, intercept_init: Any = None) -> "LinearSvm":
+        """Find the weights.
+
+        Args:
+            X: n x d features.
+            y: n labels of any kind; or n x k signs: -1, +1, or 0 where a row is left out for a class.
+                A vector that holds exactly -1, 0 and +1 is signs.
+            coef_init: k x d weights of a similar problem to start from; the solution does not depend on it.
+            intercept_init: Their k biases.
+
+        Raises:
+            ConfigError: A hyperparameter is out of range.
+            ValueError: Features or targets are not of these shapes; features are not finite.
+        """
+        (fitted,) = _fit_each(self, X, y, [self.svm_c], (coef_init, intercept_init))
+        vars(self).update(vars(fitted))
+        return self
+
+    def fit_path(self, X: Any, y: Any, svm_c: Sequence[float]) -> Iterator["LinearSvm"]:
+        """Yield a fitted machine for every C, each begun at the one before; rising C is the fastest order.
+
+        The Gram matrix and everything else that does not depend on C are made once.
+
+        Args:
+            X: As for `fit`.
+            y: As for `fit`.
+            svm_c: Instead of the machine's own.
+        """
+        return _fit_each(self, X, y, svm_c, (None, None))
+
+    def decision_function(self, X: Any) -> Any:
+        """Scores, n x k; n for a single class made of a vector of labels. The kind is that of `X`."""
+        _check_is_fitted(self)
+        features = read_features(X, None)
+        if features.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {features.shape[1]} features, but LinearSvm is expecting {self.n_features_in_} "
+                f"features as input"
+            )
+        weights, bias = (torch.as_tensor(part).to(features) for part in (self.coef_, self.intercept_))
+        scores = features @ weights.T + bias
+        return like(scores[:, 0] if self._is_vector and len(bias) == 1 else scores, X)
+
+    def predict(self, X: Any) -> Any:
+        """Labels; for a machine made of a matrix of signs, the sign of every class."""
+        scores = self.decision_function(X)
+        if not self._is_vector:
+            return (
+                torch.where(scores > 0, 1, -1) if isinstance(scores, Tensor) else np.where(scores > 0, 1, -1)
+            )
+        best = (scores > 0) * (len(self.classes_) - 1) if scores.ndim == 1 else scores.argmax(1)
+        labels = self.classes_[best.cpu().numpy() if isinstance(best, Tensor) else best]
+        return torch.as_tensor(labels, device=X.device) if isinstance(X, Tensor) else labels
+
+    def score(self, X: Any, y: Any) -> float:
+        """Share of labels (or signs) that are predicted right."""
+        labels, predicted = (
+            part.cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
+            for part in (y, self.predict(X))
+        )
+        return float((labels == predicted).mean())
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Hyperparameters by name."""
+        return {name: getattr(self, name) for name in _PARAMETERS}
+
+    def set_params(self, **parameters: Any) -> "LinearSvm":
+        """Change hyperparameters.
+
+        Raises:
+            ConfigError: There is no such hyperparameter.
+        """
+        for name, value in parameters.items():
+            if name not in _PARAMETERS:
+                raise ConfigError(f"LinearSvm has no parameter {name!r}; there are {', '.join(_PARAMETERS)}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        return f"LinearSvm({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "coef_" in vars(self)
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may ask of it; only scikit-learn calls this."""
+        from sklearn.utils import (  # only for those who have it
+            ClassifierTags,
+            InputTags,
+            Tags,
+            TargetTags,
+        )
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True, multi_output=True),
+            classifier_tags=ClassifierTags(multi_label=True),
+            input_tags=InputTags(),
+        )
+
+
+@final
+class NotFittedError(ValueError, AttributeError):
+    """A machine was asked before it was fitted; the bases are those of scikit-learn's error of this name."""
+
+
+_PARAMETERS = [name for name in inspect.signature(LinearSvm).parameters if name != "self"]
+
+
+def _fit_each(
+    svm: LinearSvm, X: Any, y: Any, svm_c: Sequence[float], init: tuple[Any, Any]
+) -> Iterator[LinearSvm]:
+    for value in svm_c:
+        _check_parameters(svm, value)
+    features = read_features(X, svm.device)
+    targets = read_targets(y, features)
+    signs = targets.signs
+    has_both = (signs > 0).any(1) & (signs < 0).any(1)
+    solver = SvmSolver(features, svm.bias_multiplier, int(has_both.sum())) if has_both.any() else None
+    vectors = _start(svm, features, init)[has_both] if init[0] is not None else None
+    weights = torch.where(signs > 0, svm.positive_weight, 1.0).to(signs) * signs.abs()
+    for value in svm_c:
+        gap = features.new_zeros(len(signs), dtype=torch.float64)
+        full = features.new_zeros(len(signs), features.shape[1] + 1)
+        if solver is not None:
+            found = solver.solve(
+                signs[has_both],
+                value * weights[has_both],
+                loss=svm.loss,
+                tolerance=svm.tolerance,
+                start=vectors,
+            )
+            vectors = found.vectors
+            full[has_both], gap[has_both] = vectors.to(full.dtype), found.gap
+        yield _fitted(svm, value, targets, full, gap, X)
+
+
+def _fitted(
+    svm: LinearSvm,
+    svm_c: float,
+    targets: Targets,
+    vectors: Float[Tensor, "k p"],
+    gap: Float[Tensor, " k"],
+    X: Any,
+) -> LinearSvm:
+    """A machine with these weights, given as the kind of array that the features are."""
+    fitted = LinearSvm(**(svm.get_params() | {"svm_c": svm_c}))
+    signs = targets.signs
+    constant = (signs > 0).any(1).to(vectors) - (signs < 0).any(1).to(vectors)  # 0 if there are both
+    fitted.classes_ = targets.classes
+    fitted.n_features_in_ = vectors.shape[1] - 1
+    fitted.coef_ = like(vectors[:, :-1].contiguous(), X)
+    fitted.intercept_ = like(svm.bias_multiplier * vectors[:, -1] + constant, X)
+    fitted.gap_ = like(gap, X)
+    fitted.status_ = [
+        _status(row, float(reached), svm.tolerance) for row, reached in zip(signs, gap, strict=True)
+    ]
+    fitted._is_vector = not targets.is_matrix
+    for name, status in zip(targets.classes, fitted.status_, strict=False):
+        if status == "not converged":
+            _log.warning("class %s, svm_c=%g: relative gap above %.0e", name, svm_c, svm.tolerance)
+    return fitted
+
+
+def _status(signs: Float[Tensor, " n"], gap: float, tolerance: float) -> Status:
+    if not signs.any():
+        return "no samples"
+    if not (signs > 0).any():
+        return "no positives"
+    if not (signs < 0).any():
+        return "no negatives"
+    return "converged" if gap <= tolerance else "not converged"
+
+
+def _start(svm: LinearSvm, features: Float[Tensor, "n d"], init: tuple[Any, Any]) -> Float[Tensor, "k p"]:
+    """Vectors of given weights and biases."""
+    weights, bias = (torch.as_tensor(part).to(features) for part in init)
+    scale = svm.bias_multiplier or 1.0
+    return torch.cat([weights, bias.unsqueeze(1) / scale], 1)
+
+
+def _check_parameters(svm: LinearSvm, svm_c: float) -> None:
+    if svm.loss not in ("squared_hinge", "hinge"):
+        raise ConfigError(f"loss={svm.loss!r} is neither 'squared_hinge' nor 'hinge'")
+    for name, value in (
+        ("svm_c", svm_c),
+        ("positive_weight", svm.positive_weight),
+        ("tolerance", svm.tolerance),
+    ):
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name}={value} must be positive and finite")
+    if not 0 <= svm.bias_multiplier < float("inf"):
+        raise ConfigError(f"bias_multiplier={svm.bias_multiplier} must be finite, and 0 or positive")
+
+
+def _check_is_fitted(svm: LinearSvm) -> None:
+    if not svm.__sklearn_is_fitted__():
+        raise NotFittedError("This LinearSvm instance is not fitted yet: call fit first")

@@ -1,0 +1,186 @@
+"""The machine finds what liblinear finds, knows how far off it is, and takes what scikit-learn takes."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.svm import LinearSVC
+from sklearn.utils.estimator_checks import check_estimator
+
+from sppnet.errors import ConfigError, NonFiniteError
+from sppnet.estimators.linear_svm import LinearSvm
+
+# The hinge is solved by a sequence of smooth problems: as good as needed, and no better for its price.
+TIGHT = {"squared_hinge": 1e-10, "hinge": 1e-5}
+
+
+def svm(**changes):
+    settings = {"svm_c": 1.0, "loss": "squared_hinge", "bias_multiplier": 1.0, "positive_weight": 1.0}
+    return LinearSvm(**(settings | {"tolerance": 1e-5} | changes))
+
+
+def objective(machine, features, signs):
+    """The definition, in float64, class by class."""
+    coef, bias = np.float64(machine.coef_), np.float64(machine.intercept_)
+    slack = np.maximum(0, 1 - signs * (features @ coef.T + bias))
+    losses = slack**2 if machine.loss == "squared_hinge" else slack
+    weights = np.where(signs > 0, machine.positive_weight, 1) * (signs != 0)
+    norms = (coef**2).sum(1) + (bias / machine.bias_multiplier) ** 2
+    return 0.5 * norms + machine.svm_c * (weights * losses).sum(0)
+
+
+def liblinear(machine, features, signs):
+    """The optimum as liblinear's coordinate descent finds it, run until nothing moves."""
+    reference = LinearSVC(
+        C=machine.svm_c,
+        loss=machine.loss,
+        intercept_scaling=machine.bias_multiplier,
+        class_weight={1: machine.positive_weight},
+        tol=1e-9,
+        max_iter=1_000_000,
+        dual=True,
+        random_state=0,
+    )
+    fits = [reference.fit(features, column) for column in signs.T[:1]]
+    return fits[0].coef_[0], fits[0].intercept_[0]
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "hinge"])
+def test_weights_are_liblinears(problem, loss):
+    machine = svm(loss=loss, svm_c=0.5, bias_multiplier=10.0, positive_weight=2.0, tolerance=TIGHT[loss])
+    machine.fit(problem.features, problem.signs)
+    coef, bias = liblinear(machine, *problem)
+    # Half the squared distance is at most the gap, and objectives here are below 100.
+    closest = (200 * TIGHT[loss]) ** 0.5
+    np.testing.assert_allclose(machine.coef_[0], coef, atol=closest)
+    np.testing.assert_allclose(machine.intercept_[0], bias, atol=10 * closest)
+
+
+@pytest.mark.parametrize("svm_c", [1e-3, 1.0, 1e2])
+def test_the_gap_of_float32_features_is_under_1e_5_at_any_c(problem, svm_c):
+    optimum = objective(svm(svm_c=svm_c, tolerance=1e-11).fit(*problem), *problem)
+    machine = svm(svm_c=svm_c).fit(problem.features.astype(np.float32), problem.signs)
+    excess = objective(machine, *problem) / optimum - 1
+    assert (excess < 1e-5).all()
+    assert (excess <= machine.gap_ + 1e-9).all()  # what it says about itself is a bound
+    assert machine.status_ == ["converged"] * 3
+
+
+@pytest.mark.parametrize("svm_c", [1e-3])
+def test_the_hinge_of_rcnn_comes_within_its_gap(problem, svm_c):
+    features = 20 * problem.features  # target_norm
+    settings = {"loss": "hinge", "svm_c": svm_c, "positive_weight": 2.0, "bias_multiplier": 10.0}
+    optimum = objective(svm(**settings, tolerance=1e-5).fit(features, problem.signs), features, problem.signs)
+    machine = svm(**settings, tolerance=1e-4).fit(features.astype(np.float32), problem.signs)
+    assert (objective(machine, features, problem.signs) / optimum - 1 < 1e-4).all()
+
+
+def test_badly_scaled_features_are_finished_in_float64(problem):
+    features = 20 * problem.features + 5
+    optimum = objective(
+        svm(svm_c=100.0, tolerance=1e-10).fit(features, problem.signs), features, problem.signs
+    )
+    machine = svm(svm_c=100.0).fit(features.astype(np.float32), problem.signs)
+    assert (objective(machine, features, problem.signs) / optimum - 1 < 2e-5).all()
+
+
+def test_rows_given_twice_weigh_twice(problem):
+    twice = svm(svm_c=1.0, tolerance=1e-10).fit(
+        np.tile(problem.features, (2, 1)), np.tile(problem.signs, (2, 1))
+    )
+    once = svm(svm_c=2.0, tolerance=1e-10).fit(*problem)
+    np.testing.assert_allclose(twice.coef_, once.coef_, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "hinge"])
+def test_a_zero_leaves_the_row_out_for_that_class_only(problem, loss):
+    signs = problem.signs.copy()
+    signs[::3, 0] = 0
+    machine = svm(loss=loss, tolerance=TIGHT[loss]).fit(problem.features, signs)
+    kept = signs[:, 0] != 0
+    alone = svm(loss=loss, tolerance=TIGHT[loss]).fit(problem.features[kept], signs[kept][:, :1])
+    whole = svm(loss=loss, tolerance=TIGHT[loss]).fit(*problem)
+    np.testing.assert_allclose(machine.coef_[0], alone.coef_[0], atol=0.03)
+    np.testing.assert_allclose(machine.coef_[1:], whole.coef_[1:], atol=0.03)
+
+
+def test_a_class_that_never_occurs_is_said_and_scores_the_same_everywhere(problem):
+    signs = np.column_stack([problem.signs, -np.ones(len(problem.signs)), np.zeros(len(problem.signs))])
+    machine = svm().fit(problem.features, signs)
+    assert machine.status_[2:] == ["converged", "no positives", "no samples"]
+    assert set(machine.decision_function(problem.features)[:, 3]) == {-1}
+    assert (machine.coef_[3:] == 0).all()
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "hinge"])
+def test_a_path_over_c_equals_separate_fits(problem, loss):
+    features = problem.features.astype(np.float32)
+    tolerance = {"squared_hinge": 1e-5, "hinge": 1e-4}[loss]
+    machines = list(
+        svm(loss=loss, tolerance=tolerance).fit_path(features, problem.signs, svm_c=[0.1, 1.0, 10.0])
+    )
+    for machine in machines:
+        alone = svm(loss=loss, svm_c=machine.svm_c, tolerance=tolerance).fit(features, problem.signs)
+        ratio = objective(machine, *problem) / objective(alone, *problem)
+        np.testing.assert_allclose(ratio, 1, atol=machine.tolerance)
+    assert [machine.svm_c for machine in machines] == [0.1, 1.0, 10.0]
+
+
+def test_the_start_does_not_show_in_the_solution(problem):
+    cold = svm(tolerance=1e-9).fit(*problem)
+    warm = svm(tolerance=1e-9).fit(*problem, coef_init=3 * cold.coef_ + 1, intercept_init=cold.intercept_ - 2)
+    np.testing.assert_allclose(warm.coef_, cold.coef_, atol=1e-3)
+
+
+def test_labels_of_any_kind_make_one_problem_each(problem):
+    labels = np.array(["bird", "cat", "dog"])[problem.signs.argmax(1)]
+    machine = svm().fit(problem.features, labels)
+    np.testing.assert_array_equal(machine.coef_, svm().fit(*problem).coef_)
+    assert machine.score(problem.features, labels) > 0.9
+    assert set(machine.predict(problem.features)) == {"bird", "cat", "dog"}
+
+
+def test_two_labels_make_one_problem_and_a_vector_of_scores(problem):
+    machine = svm().fit(problem.features, problem.signs[:, 0])
+    np.testing.assert_allclose(machine.coef_, svm().fit(problem.features, problem.signs[:, :1]).coef_)
+    assert machine.decision_function(problem.features).shape == (len(problem.features),)
+
+
+def test_memory_maps_and_tensors_give_the_numbers_of_arrays(problem, tmp_path):
+    features = problem.features.astype(np.float32)
+    np.save(tmp_path / "features.npy", features)
+    mapped = svm().fit(np.load(tmp_path / "features.npy", mmap_mode="r"), problem.signs)
+    tensors = svm().fit(torch.from_numpy(features), torch.from_numpy(problem.signs))
+    np.testing.assert_array_equal(mapped.coef_, tensors.coef_.numpy())
+    scores = tensors.decision_function(torch.from_numpy(features))
+    np.testing.assert_array_equal(mapped.decision_function(features), scores.numpy())
+
+
+def test_the_same_fit_gives_the_same_bits(problem):
+    first, second = (
+        svm(svm_c=10.0).fit(problem.features.astype(np.float32), problem.signs) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.coef_, second.coef_)
+
+
+@pytest.mark.parametrize("svm_c", [0.0, -1.0, float("nan")])
+def test_a_c_that_is_no_weight_is_refused(problem, svm_c):
+    with pytest.raises(ConfigError, match="svm_c"):
+        svm(svm_c=svm_c).fit(*problem)
+
+
+def test_features_of_a_diverged_net_are_refused_by_row(problem):
+    features = problem.features.copy()
+    features[7, 3] = np.nan
+    with pytest.raises(NonFiniteError, match="row 7"):
+        svm().fit(features, problem.signs)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_scikit_learn_accepts_it_as_an_estimator():
+    reasons = {
+        "check_estimators_unfitted": "the error is a ValueError of ours: scikit-learn is no dependency",
+        "check_do_not_raise_errors_in_init_or_set_params": "types are checked while testing",
+        "check_supervised_y_2d": "a matrix of targets holds signs, a column per class",
+    }
+    results = check_estimator(svm(), expected_failed_checks=reasons, on_fail="raise", on_skip=None)
+    assert sum(result["status"] == "passed" for result in results) > 50
