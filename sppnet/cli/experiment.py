@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import hydra
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
@@ -53,6 +54,8 @@ def run_experiment(arguments: Sequence[str]) -> None:
         _application()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}") from error
 
 
 def register() -> None:

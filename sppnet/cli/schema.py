@@ -73,6 +73,7 @@ class PathsConf:
     runs: str = MISSING
     cache: str = MISSING
     data: str | None = None
+    weights: str | None = None
 
 
 @dataclass

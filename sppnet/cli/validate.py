@@ -216,7 +216,7 @@ def _check_transfer(config: Mapping[str, Any]) -> None:
         )
     weights = config["backbone"].get("weights")
     if weights is not None and weights.endswith(".safetensors") and not Path(weights).is_file():
-        raise DataError(f"backbone.weights={weights}: no such file (looked at {Path(weights).absolute()})")
+        raise DataError(f"paths.weights={weights}: no such file (looked at {Path(weights).absolute()})")
 
 
 def _check_view(config: Mapping[str, Any]) -> None:
