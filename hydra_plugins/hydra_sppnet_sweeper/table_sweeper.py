@@ -68,7 +68,7 @@ class TableSweeper(Sweeper):
         layout = plan.lay_out(base["table"], arguments)
         plan.check_settings(layout)
         group = self._group(layout)
-        planner = Planner(self._compose)
+        planner = Planner(self._compose, repeats=layout.repeats)
         labels = base["table"]["labels"]
         cells = [
             planner.cell(cell, labels=labels, group=group)

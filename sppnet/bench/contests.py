@@ -6,11 +6,15 @@ both results are compared: a fast wrong answer does not count.
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sppnet.bench.contest import Contest
+from sppnet.bench.svm import svm_dual, svm_primal
+from sppnet.bench.views import many_views
+from sppnet.bench.windows import suppress, window_pooling
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.ops.lrn import local_response_norm
 from sppnet.ops.pyramid import pool_pyramid
@@ -18,14 +22,6 @@ from sppnet.ops.pyramid import pool_pyramid
 _LEVELS = (6, 3, 2, 1)
 # AlexNet's
 _SIZE, _ALPHA, _BETA, _K = 5, 1e-4, 0.75, 2.0
-
-
-class Contest(NamedTuple):
-    """Two ways to the same result, and by how much the results differ (relative to the largest number)."""
-
-    ours: Callable[[], Tensor]
-    peer: Callable[[], Tensor]
-    difference: float
 
 
 def _pyramid(backward: bool) -> Contest:
@@ -115,6 +111,11 @@ CONTESTS: dict[str, Callable[[], Contest]] = {
     "pyramid_backward": lambda: _pyramid(backward=True),
     "lrn": lambda: _lrn((1, 96, 342, 457), backward=False),
     "lrn_backward": lambda: _lrn((16, 96, 55, 55), backward=True),
+    "window_pooling": window_pooling,
+    "suppress": suppress,
+    "many_views": many_views,
+    "svm_primal": svm_primal,
+    "svm_dual": svm_dual,
     "trunk": lambda: _trunk((1, 3, 688, 917), backward=False),
     "trunk_backward": lambda: _trunk((8, 3, 224, 224), backward=True),
 }

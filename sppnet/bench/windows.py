@@ -1,13 +1,11 @@
 """Contests of the detection path: windows pooled from one map, and greedy suppression."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor
 
-from sppnet.bench.contests import Contest
+from sppnet.bench.contest import Contest
 from sppnet.ops.suppression import suppress_per_class
 from sppnet.ops.window_pooling import pool_windows
 
@@ -20,7 +18,7 @@ _CLASSES = 20
 _MAX_OVERLAP = float(np.float32(0.3))
 
 
-def _window_pooling() -> Contest:
+def window_pooling() -> Contest:
     """Against torchvision's roi_pool, whose bins are the same at whole cells; both in their own order.
 
     Each side writes where it likes best: ours to a buffer that is used again, roi_pool cannot.
@@ -43,7 +41,7 @@ def _window_pooling() -> Contest:
     return Contest(ours, peer, difference)
 
 
-def _suppress() -> Contest:
+def suppress() -> Contest:
     """Against batched_nms, which measures boxes whose ends are outside: it gets x2 + 1 and y2 + 1."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.rand(_WINDOWS, 2, generator=generator) * torch.tensor([500.0, 375.0])
@@ -72,9 +70,3 @@ def _random_cells(generator: torch.Generator) -> Tensor:
     sides = torch.exp(torch.rand(_WINDOWS, 2, generator=generator) * bounds.log()).long()
     first = (torch.rand(_WINDOWS, 2, generator=generator) * (bounds - sides + 1)).long()
     return torch.cat([first, first + sides - 1], dim=1)
-
-
-WINDOW_CONTESTS: dict[str, Callable[[], Contest]] = {
-    "window_pooling": _window_pooling,
-    "suppress": _suppress,
-}

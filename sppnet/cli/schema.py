@@ -112,6 +112,7 @@ class TableConf:
     rows: str | None = None
     columns: str | None = None
     curve: str | None = None
+    per_class: str | None = None
     repeats: str = MISSING
     skip: list[Any] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)

@@ -38,6 +38,7 @@ def table_file(
         "paper": table["paper"],
         "claims": table["claims"],
         "curve": table["curve"],
+        "per_class": table["per_class"],
         "others": table["others"],
     }
 

@@ -69,7 +69,7 @@ def transfer(stage: Stage) -> Outcome:
         val_fraction=protocol["val_fraction"],
         split=settings["split"],
     )
-    names = ("measure", "svm_c", "loss", "bias_multiplier", "positive_weight", "tolerance")
+    names = ("measure", "svm_c", "patience", "loss", "bias_multiplier", "positive_weight", "tolerance")
     task = TransferTask(
         classes=target.classes, num_features=features.dim, **{name: protocol[name] for name in names}
     )

@@ -97,6 +97,7 @@ TRANSFER_RULES = (
     Rule("level", _is_count_or_none, "a level of the pyramid, or null"),
     Rule("val_fraction", lambda value: 0 <= value < 1, "at least 0 and below 1"),
     Rule("svm_c", _are_positive, "a list of positive numbers, e.g. [1.0]"),
+    Rule("patience", _at_least(1), "1 or more"),
     Rule("loss", _one_of("squared_hinge", "hinge"), "squared_hinge or hinge"),
     Rule("bias_multiplier", lambda value: 0 <= value < float("inf"), "0 (no bias) or a positive number"),
     Rule("positive_weight", lambda value: 0 < value < float("inf"), "a positive number"),

@@ -183,7 +183,7 @@ def draw_split(
                 "own; set them to null"
             )
         train = _shuffled((~target.is_test).nonzero()[:, 0], stable_seed(split, "trainval"))
-        num_val = round(val_fraction * len(train))
+        num_val = min(len(train) - 1, round(val_fraction * len(train)))
         return TargetSplit(
             train[num_val:].sort().values, train[:num_val].sort().values, target.is_test.nonzero()[:, 0]
         )

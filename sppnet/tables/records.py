@@ -174,6 +174,7 @@ class Table:
         runs: Every run directory of the group.
         networks: The runs that trained what those look at.
         curve: What the columns measure, if the rows are curves.
+        per_class: How the keys of what is measured class by class begin; None if nothing is.
         notes: What the reader should know of the reading: other groups, damaged runs.
     """
 
@@ -195,6 +196,7 @@ class Table:
     runs: tuple[Run, ...]
     networks: tuple[Run, ...]
     curve: str | None
+    per_class: str | None
     repeats: str
     notes: tuple[str, ...]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sppnet.tables import escape
+from sppnet.tables.per_class import per_class_table
 from sppnet.tables.records import Cell, Metric, Table
 from sppnet.tables.wording import MARK, legend, ours_text
 
@@ -38,12 +39,31 @@ def to_json(table: Table) -> dict[str, Any]:
         "row_labels": {row.id: row.label for row in table.rows},
         "column_labels": {column.id: column.label for column in table.columns},
         "cells": [_json_cell(cell, headline) for cell in table.cells.values()],
+        "per_class": _json_per_class(table),
         "claims": [
             {"id": claim.id, "text": claim.text, "holds": claim.holds, "detail": claim.detail}
             for claim in table.claims
         ],
         "notes": list(table.notes),
     }
+
+
+def _json_per_class(table: Table) -> list[dict[str, Any]]:
+    by_class = per_class_table(table)
+    if by_class is None:
+        return []
+    metric = by_class.metrics[0]
+    return [
+        {
+            "cell": row.id,
+            "label": row.label,
+            "classes": {
+                column.label: by_class.cells[row.id, column.id].measured[metric.key].ours
+                for column in by_class.columns
+            },
+        }
+        for row in by_class.rows
+    ]
 
 
 def _json_cell(cell: Cell, headline: Metric) -> dict[str, Any]:
@@ -98,21 +118,27 @@ def to_markdown(table: Table) -> str:
     lines += [""] * bool(table.reduced)
     lines += [escape.markdown(f"{legend(table)} Each cell: ours (paper, difference)."), ""]
     for metric in table.metrics:
-        labels = [metric.label, *(column.label for column in table.columns)]
-        lines += [_markdown_row(labels), "|---" + "|---:" * len(table.columns) + "|"]
-        for row in table.rows:
-            cells = [_one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
-            lines.append(_markdown_row([row.label, *cells]))
-        lines.append("")
+        lines += _markdown_grid(table, metric)
     lines += [
         f"- {MARK[claim.holds]} {_VERDICT[claim.holds]}: {escape.markdown(f'{claim.text} - {claim.detail}')}"
         for claim in table.claims
     ]
     lines += [f"- note: {escape.markdown(note)}" for note in table.notes]
     # Indented code shows a command as it is, backticks included.
+    if (by_class := per_class_table(table)) is not None:
+        lines += ["", *_markdown_grid(by_class, by_class.metrics[0])]
     lines += [""] * bool(table.claims or table.notes)
     lines += ["Run it again:", "", f"    {table.command}", ""]
     return "\n".join(lines)
+
+
+def _markdown_grid(table: Table, metric: Metric) -> list[str]:
+    labels = [metric.label, *(column.label for column in table.columns)]
+    lines = [_markdown_row(labels), "|---" + "|---:" * len(table.columns) + "|"]
+    for row in table.rows:
+        cells = [_one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
+        lines.append(_markdown_row([row.label, *cells]))
+    return [*lines, ""]
 
 
 def _markdown_row(texts: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,7 @@ def _build(
     chosen, choice_notes = _one_run_each(
         runs, {row.id for row in rows}, {column.id for column in columns}, seeds
     )
+    choice_notes += _lacking_classes(chosen.values())
     if not (rows and columns and seeds and metrics):
         raise ValueError("rows, columns, seeds and metrics must each have an entry")
     cells = {
@@ -150,6 +151,7 @@ def _build(
         claims=(),
         runs=tuple(runs),
         networks=tuple(networks),
+        per_class=raw.get("per_class"),
         repeats=clean(raw.get("repeats", "seed")),
         curve=clean(raw["curve"]) if raw.get("curve") else None,
         notes=(*notes, *choice_notes),
@@ -188,6 +190,16 @@ def _one_run_each(
         else:
             chosen[place] = run
     return chosen, notes
+
+
+def _lacking_classes(runs: Iterable[Run]) -> list[str]:
+    """Say which cells' means are not over all classes."""
+    return [
+        f"{run.directory.name}: mean over {run.metrics['test/num_classes']:.0f} of "
+        f"{run.metrics['test/all_classes']:.0f} classes (the others have no positive image)"
+        for run in runs
+        if run.metrics.get("test/num_classes", 0.0) < run.metrics.get("test/all_classes", 0.0)
+    ]
 
 
 def _cell(

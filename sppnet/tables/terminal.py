@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from sppnet.tables.per_class import per_class_table
 from sppnet.tables.records import CellStatus, Metric, Setting, Table
 from sppnet.tables.wording import MARK, legend, ours_text
 
@@ -43,6 +44,10 @@ def to_terminal(table: Table, *, width: int, is_coloured: bool) -> str:
         for columns in _blocks(table, metric, width):
             console.print()
             console.print(_grid(table, metric, columns))
+    if (by_class := per_class_table(table)) is not None:
+        for columns in _blocks(by_class, by_class.metrics[0], width):
+            console.print()
+            console.print(_plain_grid(by_class, by_class.metrics[0], columns))
     console.print()
     for claim in table.claims:
         style = {True: "green", False: "red", None: "yellow"}[claim.holds]
@@ -79,6 +84,18 @@ def _blocks(table: Table, metric: Metric, width: int) -> list[list[Setting]]:
         blocks[-1].append(column)
         left -= needed
     return blocks
+
+
+def _plain_grid(table: Table, metric: Metric, columns: list[Setting]) -> Grid:
+    """Ours alone, a line a row."""
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+    grid.add_column(Text(metric.label), max_width=2 * _LABEL_WIDTH)
+    for column in columns:
+        grid.add_column(Text(column.label), justify="right")
+    for row in table.rows:
+        cells = [ours_text(table, table.cells[row.id, column.id], metric) for column in columns]
+        grid.add_row(Text(row.label), *cells)
+    return grid
 
 
 def _grid(table: Table, metric: Metric, columns: list[Setting]) -> Grid:

@@ -35,6 +35,7 @@ class TransferTask(LightningModule):
         num_features: Length of the vectors.
         measure: "average_precision", VOC's 11-point mean AP, or "accuracy", the mean over classes.
         svm_c: Values of C to choose from on held-out training images; a single one is taken as it is.
+        patience: So many values of rising C without gain end the search.
         loss: "squared_hinge" or "hinge".
         bias_multiplier: The constant feature of every row.
         positive_weight: Weight of positive rows.
@@ -58,6 +59,7 @@ class TransferTask(LightningModule):
         num_features: int,
         measure: Measure,
         svm_c: Sequence[float],
+        patience: int,
         loss: Loss,
         bias_multiplier: float,
         positive_weight: float,
@@ -72,6 +74,7 @@ class TransferTask(LightningModule):
         self.classes = tuple(classes)
         self.measure = measure
         self.svm_c = sorted(svm_c)
+        self.patience = patience
         self.machine = LinearSvm(
             svm_c=self.svm_c[0],
             loss=loss,
@@ -120,13 +123,16 @@ class TransferTask(LightningModule):
                 f"transfer.val_fraction or transfer.per_class, or give one value: transfer.svm_c=[1.0]"
             )
         kept = ~is_held_out
-        found: list[tuple[float, float]] = []
+        chosen, best, num_without_gain = self.svm_c[0], -1.0, 0
         for fitted in self.machine.fit_path(features[kept], presence[kept], self.svm_c):
             scores = fitted.decision_function(features[is_held_out])
-            measured = self._measured(scores, presence[is_held_out])
-            found.append((measured["score"], fitted.svm_c))
-        best = max(score for score, _ in found)
-        return min(value for score, value in found if score == best), best
+            score = self._measured(scores, presence[is_held_out])["score"]
+            num_without_gain += 1
+            if score > best:
+                chosen, best, num_without_gain = fitted.svm_c, score, 0
+            if num_without_gain == self.patience:
+                break
+        return chosen, best
 
     def test_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         """Score the vectors."""
