@@ -18,7 +18,7 @@ ROWS = {
     "lrn_backward": "the same on 16 maps 96x55x55, forward and backward",
     "window_pooling": "pool_windows, 2000 windows of a map 256x43x58, bins first, against four roi_pool",
     "suppress": "suppress_per_class, 20 classes of 2000 boxes, against batched_nms",
-    "many_views": "96 + 2 views of a JPEG, Overfeat-7, against its conv passes alone: 0.77 is 1.3 times their time",
+    "many_views": "96 + 2 views of a JPEG, Overfeat-7, against its conv passes alone (0.77: 1.3 times)",
     "svm_primal": "20 one-vs-rest SVMs, 5011x4096, C=1, against LinearSVC (4 classes timed, x5); differ: gap",
     "svm_dual": "20 one-vs-rest SVMs, 5011x12800, C=1, against LinearSVC (4 classes timed, x5); differ: gap",
     "trunk": "the five convolutions of ZF-5 on an image of 688x917, against the stock modules",

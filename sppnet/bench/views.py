@@ -1,6 +1,7 @@
-"""The 96 + 2 views of Table 4: the whole evaluation of a photograph against the conv passes it cannot save."""
+"""The 96 + 2 views of Table 4: the whole evaluation of a picture against the conv passes it cannot save."""
 
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ _SIZE, _SIDES, _FULL = 224, (224, 256, 300, 360, 448, 560), 256
 
 
 def many_views() -> Contest:
-    """From a JPEG file of 500 x 375 to its mean softmax, Overfeat-7; the peer computes its twelve maps only."""
+    """From a JPEG file of 500 x 375 to its mean softmax, Overfeat-7; the peer computes twelve maps alone."""
     net = _overfeat7()
     view = ManyViews(test_sides=_SIDES, size=_SIZE, full_short_side=_FULL, mapping="centre_inside")
     file = _photograph()
@@ -44,8 +45,8 @@ def many_views() -> Contest:
 
 def _overfeat7() -> SppNet:
     """The layers of conf/backbone/overfeat7.yaml, without its normalisation's constants."""
-    last = [{"conv": 512, "kernel": 3, "stride": 1, "padding": 1}] * 5
-    rows = [
+    last: list[dict[str, Any]] = [{"conv": 512, "kernel": 3, "stride": 1, "padding": 1}] * 5
+    rows: list[dict[str, Any]] = [
         {"conv": 96, "kernel": 7, "stride": 2, "padding": 0},
         {"pool": 3, "stride": 3, "ceil": False},
         {"lrn": "across", "size": 5, "alpha": 5e-4, "beta": 0.75, "k": 2.0},

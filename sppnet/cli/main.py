@@ -27,6 +27,8 @@ run     sppnet experiment=table2 preset=mini                      a table, small
         sppnet experiment=table2 preset=mini data=caltech101 data.root=DIR
         sppnet experiment=table2 preset=mini seed=0,1,2           mean and standard deviation over seeds
         sppnet experiment=table2 data=imagenet data.root=DIR      the paper's scale
+        sppnet experiment=table7 preset=mini                      SVMs on frozen features; table3 ... table8,
+                                                                  in_text test_sizes warp lowshot short_side
         sppnet backbone=zf5,overfeat5 pyramid=none,bins50 preset=mini    a sweep of your own
         The same command again goes on where it stopped and skips what is done.
 

@@ -31,7 +31,12 @@ def extract_features(stage: Stage) -> Outcome:
     specs = [FeatureSpec(layer, None) for layer in stage.settings["cell"]["layers"]]
     cache = FeatureCache(Path(stage.settings["paths"]["cache"]))
     began = time.perf_counter()
-    found = extract(net, target.paths, specs, _view(stage, target), cache=cache)
+
+    def report(done: int, total: int) -> None:
+        stage.interruption.raise_if_requested()
+        stage.report(Step("extracting features", done, total, "images"))
+
+    found = extract(net, target.paths, specs, _view(stage, target), cache=cache, report=report)
     metrics = {
         "features/num_images": len(target.paths),
         "features/gigabytes": sum(len(one) * one.dim * 4 for one in found.values()) / 1e9,

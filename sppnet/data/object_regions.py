@@ -92,14 +92,15 @@ def region_overlaps(
     down = _shared(y1, y2, height - crop + 1, crop)
     shared = down[:, :, None] * across[:, None, :]
     areas = ((x2 - x1) * (y2 - y1))[:, None, None]
-    return (shared / (areas + crop**2 - shared)).float()
+    overlaps: Tensor = shared / (areas + crop**2 - shared)
+    return overlaps.float()
 
 
 def _shared(low: Tensor, high: Tensor, num_starts: int, crop: int) -> Tensor:
     """Pixels along one side that an object shares with the regions starting at 0, 1, ..."""
     starts = torch.arange(num_starts)
     shared: Tensor = torch.minimum(high[:, None], starts + crop) - torch.maximum(low[:, None], starts)
-    return shared.clamp(min=0)
+    return torch.clamp(shared, min=0)
 
 
 @final

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ def extract(
     view: ExtractView,
     *,
     cache: FeatureCache,
+    report: Callable[[int, int], None] | None = None,
 ) -> dict[str, Features]:
     """Compute features of images, or find them; all layers in one pass.
 
@@ -50,6 +51,7 @@ def extract(
         specs: Which features; no two alike.
         view: How images are read.
         cache: Where features are kept. Its counts tell what was computed.
+        report: Told after every shard how many images are done, and of how many; may raise to stop here.
 
     Returns:
         From the name of each spec to the vectors, in the order of `paths`.
@@ -70,7 +72,7 @@ def extract(
         }
         job = _Job(net, view, cache, entries)
         shards = job.look_up(paths)
-        job.fill([shard for shard in shards if len(shard.files) < len(specs)])
+        job.fill([shard for shard in shards if len(shard.files) < len(specs)], report)
     return {
         spec.name: Features(
             paths=[shard.files[spec] for shard in shards],
@@ -123,7 +125,7 @@ class _Job:
         self.cache.counts.reused += sum(len(shard.files) for shard in shards)
         return shards
 
-    def fill(self, missing: Sequence[_Shard]) -> None:
+    def fill(self, missing: Sequence[_Shard], report: Callable[[int, int], None] | None) -> None:
         """Compute what is missing; what another process computes is waited for, at the end."""
         if not missing:
             return
@@ -140,8 +142,9 @@ class _Job:
             f"{self.net.backbone.name}: {names} of {num_images} images ({self.view.kind} view): "
             f"{sum(num_bytes.values()) / 1e9:.3f} GB will be written to {self.cache.root}"
         )
-        for _ in show_progress(self._work(missing), label="features", total=num_images):
-            pass
+        for done, _ in enumerate(show_progress(self._work(missing), label="features", total=num_images), 1):
+            if report is not None and done % self.cache.shard_images == 0:
+                report(done, num_images)
 
     def _work(self, left: Sequence[_Shard]) -> Iterator[Path]:
         """Yield images as their features are there."""

@@ -122,6 +122,11 @@ class TransferTask(LightningModule):
                 f"no training images are held out to choose among {len(self.svm_c)} values of C; raise "
                 f"transfer.val_fraction or transfer.per_class, or give one value: transfer.svm_c=[1.0]"
             )
+        if not (presence[is_held_out] > 0).any():
+            raise DataError(
+                "no held-out training image shows any class, so none can choose C; raise "
+                "transfer.val_fraction, or give one value: transfer.svm_c=[1.0]"
+            )
         kept = ~is_held_out
         chosen, best, num_without_gain = self.svm_c[0], -1.0, 0
         for fitted in self.machine.fit_path(features[kept], presence[kept], self.svm_c):
@@ -171,7 +176,8 @@ class TransferTask(LightningModule):
 def normalise(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Divide every vector by its length (§3.2); a vector of zeros stays one."""
     lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    return features / lengths.clamp(min=torch.finfo(features.dtype).tiny)
+    normalised: Tensor = features / lengths.clamp(min=torch.finfo(features.dtype).tiny)
+    return normalised
 
 
 def _accuracies(
