@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 
 from sppnet.cli.stage import Outcome, Stage
-from sppnet.cli.trained import build_network, load_network, save_network
+from sppnet.cli.trained import build_network, load_network, require_visible, save_network
 from sppnet.cli.transfer_stages import extract_features, transfer
 from sppnet.run.directory import identity_key
 
@@ -57,6 +57,7 @@ def evaluate(stage: Stage) -> Outcome:
     data = _data(stage)
     net, trained = load_network(stage.config, Path(stage.settings["cell"]["network"]), classes=data.classes)
     task = EvaluationTask(net=net, view=instantiate(stage.config.view))
+    require_visible(net, task.view)
     path = stage.directory.path
     with loggers(stage.config, path, run_id=identity_key(stage.settings)) as active:
         trainer = build_trainer(stage.settings, path, stage.interruption, active, stage.report)

@@ -14,6 +14,7 @@ from sppnet.run.directory import RunDirectory
 if TYPE_CHECKING:  # import torch and Lightning
     from sppnet.data.datamodule import ImageDataModule
     from sppnet.models.sppnet import SppNet
+    from sppnet.models.views import View
 
 _NUM_TO_ADAPT = 128  # images that scale the first weights (init=data_dependent)
 
@@ -79,6 +80,24 @@ def load_network(
     net = build_net(config, init=instantiate(config.init), num_classes=len(known))
     load_weights(net, path / "model.safetensors")
     return net.eval(), read_json(path / "metrics.json")
+
+
+def require_visible(net: "SppNet", view: "View") -> None:
+    """Refuse a view whose images are smaller than the network accepts.
+
+    Raises:
+        ConfigError: Names the smallest side that would do.
+    """
+    import torch
+
+    for short_side in view.short_sides:
+        seen = min(view.cut(torch.zeros(3, short_side, short_side, dtype=torch.uint8)).shape[2:])
+        if seen < net.min_short_side:
+            raise ConfigError(
+                f"images of {seen} pixels are too small: {net.backbone.name} with pyramid.levels="
+                f"{list(net.levels)} needs >= {net.min_short_side}; raise view.short_side (view.test_sides, "
+                f"image.size) or choose a coarser pyramid"
+            )
 
 
 def _check_sizes(net: "SppNet", settings: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from sppnet.tables import escape
 from sppnet.tables.per_class import per_class_table
 from sppnet.tables.records import Cell, Metric, Table
-from sppnet.tables.wording import MARK, legend, ours_text
+from sppnet.tables.wording import MARK, legend, ours_text, rows_of
 
 _VERDICT = {True: "holds", False: "does not hold", None: "open"}
 
@@ -135,7 +135,7 @@ def to_markdown(table: Table) -> str:
 def _markdown_grid(table: Table, metric: Metric) -> list[str]:
     labels = [metric.label, *(column.label for column in table.columns)]
     lines = [_markdown_row(labels), "|---" + "|---:" * len(table.columns) + "|"]
-    for row in table.rows:
+    for row in rows_of(table, metric):
         cells = [_one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
         lines.append(_markdown_row([row.label, *cells]))
     return [*lines, ""]
@@ -152,7 +152,7 @@ def to_latex(table: Table) -> str:
         labels = [metric.label, *(column.label for column in table.columns)]
         lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
         lines += [_latex_row(labels), r"\midrule"]
-        for row in table.rows:
+        for row in rows_of(table, metric):
             cells = [_one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
             lines.append(_latex_row([row.label]).removesuffix(r" \\") + " & " + _latex_numbers(cells))
         lines += [r"\bottomrule", r"\end{tabular}", ""]

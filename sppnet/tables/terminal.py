@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sppnet.tables.per_class import per_class_table
 from sppnet.tables.records import CellStatus, Metric, Setting, Table
-from sppnet.tables.wording import MARK, legend, ours_text
+from sppnet.tables.wording import MARK, legend, ours_text, rows_of
 
 # A row is three lines high: a long label wraps without costing a line.
 _LABEL_WIDTH = 15
@@ -105,7 +105,7 @@ def _grid(table: Table, metric: Metric, columns: list[Setting]) -> Grid:
     grid.add_column("")
     for column in columns:
         grid.add_column(Text(column.label), justify="right")
-    for row in table.rows:
+    for row in rows_of(table, metric):
         cells = []
         for column in columns:
             ours, paper, difference = _texts(table, metric, row, column)

@@ -1,6 +1,6 @@
 """Words that every form of a table uses."""
 
-from sppnet.tables.records import Cell, Metric, Table
+from sppnet.tables.records import Cell, Metric, Setting, Table
 
 MARK = {True: "✓", False: "✗", None: "?"}
 
@@ -14,6 +14,18 @@ def ours_text(table: Table, cell: Cell, metric: Metric) -> str:
         return "not measured" if cell.status in ("complete", "partial") else cell.status
     text = metric.text(one.ours) + (f" ± {metric.text(one.std)}" if one.std is not None else "")
     return text if cell.status == "complete" else f"{text} ({one.n} of {len(table.seeds)} {table.repeats}s)"
+
+
+def rows_of(table: Table, metric: Metric) -> list[Setting]:
+    """List the rows that have something to say of a metric; others' may lack it."""
+
+    def says(row: Setting) -> bool:
+        cells = [table.cells[row.id, column.id] for column in table.columns]
+        return any(
+            cell.status != "reference" or cell.measured[metric.key].paper is not None for cell in cells
+        )
+
+    return [row for row in table.rows if says(row)]
 
 
 def legend(table: Table) -> str:

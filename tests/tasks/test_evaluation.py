@@ -95,6 +95,12 @@ def test_tables_3_and_4_look_at_table_2s_networks_and_train_none(sppnet, tmp_pat
     assert cells(tmp_path, "table4")["ten_crop-result"]["test/top1_error"] == ten["test/top1_error"]
 
 
+def test_a_view_too_small_for_the_network_names_the_smallest_side(sppnet, capfd, tiny):
+    assert sppnet("view=full", "view.short_side=40", *tiny) == 2
+    said = capfd.readouterr().err
+    assert "images of 40 pixels are too small: ZF-5 with pyramid.levels=[6, 3, 2, 1] needs >= 111" in said
+
+
 def test_the_ensemble_of_table_5_is_the_mean_of_its_members(sppnet, capfd, tmp_path: Path, tiny):
     members = "ensemble=[['backbone=zf5'],['backbone=zf5','seed=5']]"
     assert sppnet("view=full", "table.name=both", members, "jobs=1", *tiny) == 0
