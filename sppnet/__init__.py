@@ -11,6 +11,7 @@ The paper's sections and where they are:
     3.1.6 ensembles            tasks/ensemble.py
     3.2, 3.3 transfer          features, estimators/linear_svm.py, metrics/average_precision.py
     4.1, A windows             ops/windows.py, ops/window_pooling.py, ops/suppression.py
+    4.1, 4.3 proposals         data/proposals.py, data/selective_search.py, data/edge_boxes.py
     4.5 pre-training on DET    data/object_regions.py
 
 The names below work without Hydra and Lightning; they are imported when first used.
@@ -20,10 +21,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sppnet.data.edge_boxes import EdgeBoxes
+    from sppnet.data.proposal_files import MatProposals, read_mat
+    from sppnet.data.proposals import proposals_of
+    from sppnet.data.selective_search import SelectiveSearch
     from sppnet.estimators.linear_svm import LinearSvm
     from sppnet.features.extract import ExtractView, FeatureCache, FeatureSpec, extract
     from sppnet.metrics.average_precision import AveragePrecision
     from sppnet.metrics.detection_ap import VocDetectionAP
+    from sppnet.metrics.proposal_recall import proposal_recall
     from sppnet.models.backbones import LayeredBackbone, TorchvisionBackbone
     from sppnet.models.map_views import ManyViews, TenMapView
     from sppnet.models.sppnet import SppNet
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AveragePrecision": "sppnet.metrics.average_precision",
     "CropView": "sppnet.models.views",
+    "EdgeBoxes": "sppnet.data.edge_boxes",
     "ExtractView": "sppnet.features.extract",
     "FeatureCache": "sppnet.features.extract",
     "FeatureSpec": "sppnet.features.extract",
@@ -46,7 +53,9 @@ _HOMES = {
     "LayeredBackbone": "sppnet.models.backbones",
     "LinearSvm": "sppnet.estimators.linear_svm",
     "ManyViews": "sppnet.models.map_views",
+    "MatProposals": "sppnet.data.proposal_files",
     "ReceptiveField": "sppnet.ops.receptive_field",
+    "SelectiveSearch": "sppnet.data.selective_search",
     "SpatialPyramidPool": "sppnet.ops.pyramid",
     "SppNet": "sppnet.models.sppnet",
     "TenCropView": "sppnet.models.views",
@@ -62,6 +71,9 @@ _HOMES = {
     "num_bins": "sppnet.ops.pyramid",
     "pool_pyramid": "sppnet.ops.pyramid",
     "pool_windows": "sppnet.ops.window_pooling",
+    "proposal_recall": "sppnet.metrics.proposal_recall",
+    "proposals_of": "sppnet.data.proposals",
+    "read_mat": "sppnet.data.proposal_files",
     "receptive_field": "sppnet.ops.receptive_field",
     "scale_windows": "sppnet.ops.windows",
     "suppress": "sppnet.ops.suppression",
@@ -71,6 +83,7 @@ _HOMES = {
 __all__ = [
     "AveragePrecision",
     "CropView",
+    "EdgeBoxes",
     "ExtractView",
     "FeatureCache",
     "FeatureSpec",
@@ -78,7 +91,9 @@ __all__ = [
     "LayeredBackbone",
     "LinearSvm",
     "ManyViews",
+    "MatProposals",
     "ReceptiveField",
+    "SelectiveSearch",
     "SpatialPyramidPool",
     "SppNet",
     "TenCropView",
@@ -94,6 +109,9 @@ __all__ = [
     "num_bins",
     "pool_pyramid",
     "pool_windows",
+    "proposal_recall",
+    "proposals_of",
+    "read_mat",
     "receptive_field",
     "scale_windows",
     "suppress",

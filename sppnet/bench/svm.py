@@ -1,7 +1,8 @@
 """Twenty one-vs-rest SVMs on features as large as VOC 2007's, against scikit-learn's LinearSVC (liblinear).
 
 LinearSVC is given its defaults, and four of the twenty classes: it solves one after the other, so five times
-its time is what twenty take (`PEER_SCALE`). Its precision is its own affair; ours is a relative gap of 1e-5, checked before timing.
+its time is what twenty take (`PEER_SCALE`). Its precision is its own affair; ours is a relative gap of 1e-5,
+checked before timing.
 """
 
 from typing import Any

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sppnet.errors import ConfigError
-
 if TYPE_CHECKING:  # imports torch
     from sppnet.data.datamodule import ImageDataModule
 
@@ -35,25 +33,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _datamodule(overrides: Sequence[str]) -> "ImageDataModule":
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
-    from sppnet.cli.conf import conf_dir
-    from sppnet.cli.experiment import explain, register
+    from sppnet.cli.experiment import compose_config, resolved_part
     from sppnet.cli.validate import validate_data
 
-    register()
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = compose("config", overrides=list(overrides))
-        plain = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
-    assert isinstance(plain, dict)
-    validate_data({str(key): value for key, value in plain.items()})
+    config = compose_config(overrides)
+    validate_data(resolved_part(config, "data"))
     print("reading ...", file=sys.stderr)
     data: ImageDataModule = instantiate(config.data)
     return data

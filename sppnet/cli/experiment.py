@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hydra
 import yaml
@@ -62,6 +62,34 @@ def register() -> None:
     """Make the schema and the user's folders known to Hydra."""
     register_schema()
     Plugins.instance().register(UserConf)
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Compose one configuration, for a verb that runs no sweep.
+
+    Raises:
+        ConfigError: An unknown key or option, a wrong type, or a value that is missing.
+    """
+    register()
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra.compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def resolved_part(config: DictConfig, key: str) -> dict[str, Any]:
+    """One part of a configuration as plain containers.
+
+    Raises:
+        ConfigError: A value of it is missing.
+    """
+    try:
+        plain = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}
 
 
 def _check_options(arguments: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ VERBS: Final = {
     "ensemble": "average the scores of finished runs that were tested on the same images",
     "cache": "list the features kept on disk (cache stat), check them (verify), make room (gc)",
     "data": "count the images of a data set (data show) or read every file (data verify)",
+    "proposals": "compute the proposals of an image set, and how many objects they cover",
     "bench": "time our kernels against their peers, side by side",
 }
 

@@ -146,6 +146,7 @@ class Conf:
     features: FeaturesConf = field(default_factory=FeaturesConf)
     target: Any = MISSING
     transfer: Any = MISSING
+    proposals: Any = MISSING
     input_norm: Any = MISSING
     backbone: Any = MISSING
     pyramid: Any = MISSING

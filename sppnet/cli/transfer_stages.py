@@ -84,12 +84,13 @@ def transfer(stage: Stage) -> Outcome:
         began = time.perf_counter()
         trainer.fit(task, datamodule=data, weights_only=True)
         fitted = time.perf_counter()
+        chosen = {key: float(value) for key, value in trainer.callback_metrics.items()}  # testing clears them
         tested = trainer.test(task, datamodule=data, verbose=False)[0]
     save_tensors(task.state_dict(), path / "svm.safetensors")
     metrics = {
         **trained,
         **{key: float(value) for key, value in tested.items()},
-        **{key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")},
+        **chosen,
         "svm_c": float(task.chosen_c),
         "test/num_images": len(split.test),
         "test/all_classes": len(target.classes),

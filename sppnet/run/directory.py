@@ -32,6 +32,7 @@ from sppnet.errors import ArtifactError
 NOT_IDENTITY: Final = (
     *("hydra", "paths", "logger", "cell", "table", "data_loading", "progress", "jobs", "reduced"),
     *("data.workers", "data.cache_gb", "data.max_pixels"),
+    "proposals",  # of `sppnet proposals`; no table has them yet
     # The parts that use these hold them.
     *("image.test_sides", "image.curve_sides", "image.object_short_side"),
     *("image.transfer_side", "image.transfer_side_overfeat7"),
