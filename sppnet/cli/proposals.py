@@ -1,4 +1,4 @@
-"""`sppnet proposals`: compute the proposals of an image set, keep them, and say what they cover (§4.1, §4.3)."""
+"""`sppnet proposals`: compute the proposals of an image set, keep them, say what they cover (§4.1, §4.3)."""
 
 import argparse
 import os
