@@ -110,10 +110,11 @@ class Planner:
         else:
             after = [self._network(overrides, composed, config)]
             built_on = {"network": str(after[0].directory.path)}
+        named_by = self._with_digest(config)
         if directory_of is None:
-            directory = evaluation_directory(config, after[0].directory)
+            directory = evaluation_directory(named_by, after[0].directory)
         else:
-            directory = directory_of(config)
+            directory = directory_of(named_by)
         name = f"evaluation of {directory.path.name}"
         return self._planned(name, directory, config, overrides, {"label": name, **place, **built_on}, after)
 
@@ -142,7 +143,7 @@ class Planner:
         """
         network = self._network(overrides, composed, config)
         extracted = {**config, "cell": {**config["cell"], "stage": "features"}}
-        directory = features_directory(extracted, network.directory)
+        directory = features_directory(self._with_digest(extracted), network.directory)
         name = f"features {directory.path.name.rpartition('-')[0]}"
         layers = self._layers.setdefault(directory.path, [])
         if (layer := config["transfer"]["layer"]) not in layers:
@@ -152,17 +153,20 @@ class Planner:
 
     def _network(self, overrides: list[str], composed: DictConfig, config: dict[str, Any]) -> PlannedRun:
         """Plan the training of a cell's network."""
-        trained = {**config, "cell": {**config["cell"], "stage": "network"}}
-        weights = config["backbone"].get("weights")
-        if weights is not None and Path(weights).is_file():
-            # Other weights under the same name make another network.
-            file = Path(weights)
-            self._digests[file] = self._digests.get(file) or file_digest(file)
-            trained["backbone"] = {**config["backbone"], "weights": self._digests[file]}
+        trained = {**self._with_digest(config), "cell": {**config["cell"], "stage": "network"}}
         choices = OmegaConf.to_container(composed.hydra.runtime.choices)
         directory = network_directory(trained, choices)  # type: ignore[arg-type]
         name = f"network {directory.path.name.rpartition('-')[0]}"
         return self._planned(name, directory, config, overrides, {"label": name, "stage": "network"}, [])
+
+    def _with_digest(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Name a file of weights by its content: others under the same name make other runs."""
+        weights = config["backbone"].get("weights")
+        if weights is None or not Path(weights).is_file():
+            return config
+        file = Path(weights)
+        self._digests[file] = self._digests.get(file) or file_digest(file)
+        return {**config, "backbone": {**config["backbone"], "weights": self._digests[file]}}
 
     def _planned(
         self,

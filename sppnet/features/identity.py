@@ -11,7 +11,6 @@ import PIL
 import torch
 from torch import Tensor, fx, nn
 
-import sppnet
 from sppnet.artifacts import content_key, file_digest
 from sppnet.errors import DataError
 from sppnet.features.specs import FeatureSpec
@@ -132,7 +131,7 @@ def own_sources(package: Path) -> str:
 
 
 # Read now, when this code was loaded: editing a file under a running process does not change what it runs.
-_OWN_SOURCES = own_sources(Path(sppnet.__path__[0]))
+_OWN_SOURCES = own_sources(Path(__file__).parents[1])
 
 
 def images_digest(paths: Iterable[Path]) -> str:
