@@ -1,5 +1,6 @@
 """The rows of `sppnet bench`. Importing this costs nothing: torch comes with the first row that runs."""
 
+import importlib.util
 import statistics
 import time
 from collections.abc import Sequence
@@ -45,6 +46,12 @@ class BenchRow(NamedTuple):
     note: str
 
 
+def available_rows() -> list[str]:
+    """Rows whose peers are installed."""
+    has_sklearn = importlib.util.find_spec("sklearn") is not None
+    return [name for name in ROWS if has_sklearn or not name.startswith("svm")]
+
+
 def run_bench(rows: Sequence[str]) -> list[BenchRow]:
     """Time the named rows, one after the other.
 
@@ -56,6 +63,10 @@ def run_bench(rows: Sequence[str]) -> list[BenchRow]:
     """
     if unknown := [name for name in rows if name not in ROWS]:
         raise ConfigError(f"no benchmark {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    if lacking := [name for name in rows if name not in available_rows()]:
+        raise ConfigError(
+            f"{', '.join(lacking)}: the peer is scikit-learn, which is not installed; pip install scikit-learn"
+        )
     import torch
 
     from sppnet.bench.contests import CONTESTS

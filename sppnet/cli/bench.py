@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from sppnet.bench.rows import ROWS, run_bench
+from sppnet.bench.rows import ROWS, available_rows, run_bench
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     unknown = sorted(set(arguments.rows) - set(ROWS))
     if unknown:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    results = run_bench(arguments.rows or list(ROWS))
+    results = run_bench(arguments.rows or available_rows())
     if arguments.json:
         print(json.dumps([row._asdict() for row in results], indent=1))
         return 0
