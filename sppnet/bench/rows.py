@@ -64,9 +64,7 @@ def run_bench(rows: Sequence[str]) -> list[BenchRow]:
     if unknown := [name for name in rows if name not in ROWS]:
         raise ConfigError(f"no benchmark {', '.join(unknown)}; there are {', '.join(ROWS)}")
     if lacking := [name for name in rows if name not in available_rows()]:
-        raise ConfigError(
-            f"{', '.join(lacking)}: the peer is scikit-learn, which is not installed; pip install scikit-learn"
-        )
+        raise ConfigError(f"{', '.join(lacking)}: the peer is not installed; pip install scikit-learn")
     import torch
 
     from sppnet.bench.contests import CONTESTS

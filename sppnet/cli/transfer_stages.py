@@ -9,7 +9,6 @@ from hydra.utils import instantiate
 
 from sppnet.cli.stage import Outcome, Stage
 from sppnet.cli.trained import load_network
-from sppnet.errors import ConfigError
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.targets import TargetImages
@@ -106,8 +105,6 @@ def _features_of(stage: Stage, net: "SppNet", target: "TargetImages") -> "Featur
     from sppnet.features.extract import FeatureCache, FeatureSpec, extract, level_columns
 
     layer, level = stage.settings["transfer"]["layer"], stage.settings["transfer"]["level"]
-    if level is not None and layer != "pool":
-        raise ConfigError(f"transfer.level={level}: a level is a part of transfer.layer=pool, not of {layer}")
     spec = FeatureSpec(layer, None)
     cache = FeatureCache(Path(stage.settings["paths"]["cache"]))
     found = extract(net, target.paths, [spec], _view(stage, target), cache=cache)[spec.name]

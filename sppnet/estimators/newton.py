@@ -126,8 +126,11 @@ def minimise(
         )
         step, change = space.settle(step)
         length = _line_search(space, part, vectors[open_classes], scores[open_classes], step, change)
-        vectors[open_classes] += length * step
-        scores[open_classes] += length * change
+        moved, seen = vectors[open_classes] + length * step, scores[open_classes] + length * change
+        # Rounding can spoil a step altogether: the class stays where it was, and another space goes on.
+        is_good = moved.isfinite().all(1) & seen.isfinite().all(1)
+        vectors[open_classes[is_good]], scores[open_classes[is_good]] = moved[is_good], seen[is_good]
+        waited[open_classes[~is_good]] = _PATIENCE
     return point
 
 
@@ -151,16 +154,19 @@ def _direction(
     search, size = shaped, space.dot(residual, shaped)
     target = _FORCING**2 * size
     live: Int[Tensor, " m"] = torch.arange(len(gradient), device=gradient.device)
-    for _ in range(_MAX_PRODUCTS):
+    for number in range(_MAX_PRODUCTS):
         image = product(search, curvature)
-        length = (size / space.dot(search, image)).unsqueeze(1)
+        length = size / space.dot(search, image)
+        # Where rounding has eaten a residual, or its curvature, the class leaves with what it has.
+        is_sound = (length > 0) & length.isfinite()
+        length = torch.where(is_sound, length, 0.0 if number else 1.0).unsqueeze(1)
         step[live] += length * search
         residual = residual - length * image
         shaped = preconditioner.apply(residual, scales)
         new_size = space.dot(residual, shaped)
         search, size = shaped + (new_size / size).unsqueeze(1) * search, new_size
         is_small = 0.5 * space.dot(residual, residual) <= _FINAL * goal
-        keep = ~(is_small | (~is_close & (size <= target)))
+        keep = is_sound & (size > 0) & size.isfinite() & ~(is_small | (~is_close & (size <= target)))
         if not keep.all():
             if not keep.any():
                 break

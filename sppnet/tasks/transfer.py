@@ -16,7 +16,7 @@ from jaxtyping import Float, Int8
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from sppnet.errors import ConfigError, DataError
+from sppnet.errors import ConfigError, DataError, NonFiniteError
 from sppnet.estimators.linear_svm import LinearSvm
 from sppnet.estimators.solve import Loss
 from sppnet.features.datamodule import FeatureBatch
@@ -84,7 +84,7 @@ class TransferTask(LightningModule):
         )
         self.register_buffer("coef", torch.zeros(len(classes), num_features))
         self.register_buffer("intercept", torch.zeros(len(classes)))
-        self.register_buffer("chosen_c", torch.tensor(float("nan")))
+        self.register_buffer("chosen_c", torch.tensor(float("nan"), dtype=torch.float64))
         self.status: list[str] = []
         self._collected: list[FeatureBatch] = []
         self._tested: list[tuple[Tensor, Tensor]] = []
@@ -107,6 +107,11 @@ class TransferTask(LightningModule):
             chosen, best = self._choose(features, presence, is_held_out)
             self.log("val/score", best)
         fitted = self.machine.set_params(svm_c=chosen).fit(features, presence)
+        if not torch.isfinite(fitted.coef_).all():
+            raise NonFiniteError(
+                f"the SVMs' weights are not finite at svm_c={chosen:g}; lower the largest transfer.svm_c, and "
+                f"please report it"
+            )
         self.status = [str(status) for status in fitted.status_]
         self.coef.copy_(fitted.coef_)
         self.intercept.copy_(fitted.intercept_)

@@ -75,9 +75,7 @@ def test_all_cells_of_a_table_are_valid_and_differ(experiment: str, preset: str)
     assert len({identity_key(config) for config in configs}) == len(configs)
 
 
-@pytest.mark.parametrize(
-    "experiment", ["table7", "table7_squeezenet", "table8", "warp", "lowshot"]
-)
+@pytest.mark.parametrize("experiment", ["table7", "table7_squeezenet", "table8", "warp", "lowshot"])
 def test_ten_random_splits_are_ten_runs_with_one_network_and_one_extraction(experiment: str):
     configs = [plain(composed(f"experiment={experiment}", f"split={split}")) for split in (0, 1)]
     keys = {
