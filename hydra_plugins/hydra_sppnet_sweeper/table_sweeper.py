@@ -119,7 +119,8 @@ class TableSweeper(Sweeper):
         if not pending:
             return {}
         is_cluster = type(self.launcher).__name__ != "BasicLauncher"
-        if not is_cluster and (jobs := base["jobs"] or usable_cores()) > 1 and len(pending) > 1:
+        widest = max(len(wave) for wave in waves(pending))
+        if not is_cluster and (jobs := base["jobs"] or usable_cores()) > 1 and widest > 1:
             return _run_side_by_side(pending, cells, jobs=jobs, is_shown=base["progress"])
         errors: dict[Path, BaseException] = {}
         for runs in waves(pending) if is_cluster else [[run] for run in pending]:

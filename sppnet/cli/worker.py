@@ -5,6 +5,7 @@ Whatever libraries print goes to the cell's run.log. The end of the input ends t
 gone, so a running cell saves and stops.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -65,7 +66,9 @@ def _run(job: dict[str, Any], events: TextIO) -> dict[str, Any]:
 
 
 def _say(events: TextIO, event: dict[str, Any]) -> None:
-    events.write(json.dumps(event) + "\n")
+    # The pool may be gone: its death is heard at the input's end, after which the run saves and stops.
+    with contextlib.suppress(BrokenPipeError):
+        events.write(json.dumps(event) + "\n")
 
 
 if __name__ == "__main__":

@@ -109,8 +109,7 @@ class TransferTask(LightningModule):
         fitted = self.machine.set_params(svm_c=chosen).fit(features, presence)
         if not torch.isfinite(fitted.coef_).all():
             raise NonFiniteError(
-                f"the SVMs' weights are not finite at svm_c={chosen:g}; lower the largest transfer.svm_c, and "
-                f"please report it"
+                f"the SVMs' weights are not finite at svm_c={chosen:g}; lower the largest transfer.svm_c"
             )
         self.status = [str(status) for status in fitted.status_]
         self.coef.copy_(fitted.coef_)

@@ -176,7 +176,7 @@ def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(tmp_path: Path,
 
     assert interrupt_when(process, third_cell_trains, signal.SIGINT) == 130
     marks = {run.parent.name: run.stat().st_mtime_ns for run in (tmp_path / "runs").rglob("COMPLETE")}
-    assert 2 <= len(marks) < 4
+    assert 2 <= len(marks) < 8  # four networks and four cells in all
     assert sppnet(*arguments) == 0
     after = {run.parent.name: run.stat().st_mtime_ns for run in (tmp_path / "runs").rglob("COMPLETE")}
     assert {name: after[name] for name in marks} == marks
