@@ -181,12 +181,11 @@ class Planner:
         return PlannedRun(name, directory, config, overrides, place, None, after)
 
 
-def networks(runs: Iterable[PlannedRun]) -> Iterator[PlannedRun]:
-    """All networks that runs build on."""
+def built_on(runs: Iterable[PlannedRun]) -> Iterator[PlannedRun]:
+    """All networks, features and members that runs build on, directly or through others."""
     for run in runs:
-        if run.config["cell"]["stage"] == "network":
-            yield run
-        yield from networks(run.after)
+        yield from run.after
+        yield from built_on(run.after)
 
 
 def check_all_differ(cells: Sequence[PlannedRun]) -> None:

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     for directory in table_directories(arguments.directory):
         table = read_table(directory, arguments.group)
         print(f"{directory}: {table.heading}, group {table.group}")
-        lines = [*_network_lines(table), *_lines(table)]
+        lines = [*_lines_of_built_on(table), *_lines(table)]
         width = max(len(cell) for _, _, cell, _ in lines)
         for state, seconds, cell, rest in lines:
             print(f"{state:<11} {seconds:>9}  {cell:<{width}}  {rest}".rstrip())
@@ -40,11 +40,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _network_lines(table: Table) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the same for the networks that the cells look at."""
-    for run in table.networks:
+def _lines_of_built_on(table: Table) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the same for the networks and features that the cells look at."""
+    for run in table.built_on:
         seconds = "-" if run.seconds is None else f"{run.seconds:.1f} s"
-        yield run.state, seconds, "network", f"{run.directory}" + (f"  {run.error}" if run.error else "")
+        yield (
+            run.state,
+            seconds,
+            run.directory.parent.name,
+            f"{run.directory}" + (f"  {run.error}" if run.error else ""),
+        )
 
 
 def _lines(table: Table) -> Iterator[tuple[str, str, str, str]]:

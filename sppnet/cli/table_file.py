@@ -7,7 +7,7 @@ from typing import Any
 
 from sppnet.artifacts import read_json, write_json
 from sppnet.cli.plan import Layout, column_ids, row_ids, skipped_places
-from sppnet.cli.planner import PlannedRun, networks
+from sppnet.cli.planner import PlannedRun, built_on
 from sppnet.cli.provenance import command_line, commit
 
 
@@ -24,7 +24,7 @@ def table_file(
         "group": group,
         "preset": base["preset"],
         "reduced": base["reduced"],
-        "data": base["data"]["name"],
+        "data": _data(base),
         "created": datetime.now(tz=UTC).isoformat(timespec="seconds"),
         "command": command_line(),
         "commit": commit(),
@@ -33,7 +33,7 @@ def table_file(
         "repeats": layout.repeats,
         "skipped": skipped_places(layout),
         "seeds": sorted({cell.cell.seed for cell in cells if cell.cell}),
-        "networks": sorted({network.directory.path.name for network in networks(cells)}),
+        "built_on": sorted({_below_runs(run) for run in built_on(cells)}),
         "metrics": table["metrics"],
         "paper": table["paper"],
         "claims": table["claims"],
@@ -43,6 +43,23 @@ def table_file(
     }
 
 
+def _below_runs(run: PlannedRun) -> str:
+    """Name a run's directory from `runs` on: networks/<name>."""
+    return f"{run.directory.path.parent.name}/{run.directory.path.name}"
+
+
+def _data(base: dict[str, Any]) -> str:
+    """Name the images behind the numbers: those that test and, if others, those that trained."""
+    target = base["target"]
+    if target is None:
+        return str(base["data"]["name"])
+    return (
+        f"{target['name']} (networks trained on {base['data']['name']})"
+        if base["trained"]
+        else target["name"]
+    )
+
+
 def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
     """Write the table's description; of an earlier one keep the rows, columns and seeds it had more.
 
@@ -50,7 +67,7 @@ def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
     """
     if file.exists():
         old = read_json(file)
-        for part in ("rows", "columns", "seeds", "networks"):
+        for part in ("rows", "columns", "seeds", "built_on"):
             new[part] = old[part] + [value for value in new[part] if value not in old[part]]
         if is_done:
             new |= {key: old[key] for key in ("created", "command", "commit")}

@@ -172,7 +172,7 @@ class Table:
         cells: One per (row id, column id), rows outermost.
         claims: Judged.
         runs: Every run directory of the group.
-        networks: The runs that trained what those look at.
+        built_on: The runs they look at: networks, features, members of ensembles.
         curve: What the columns measure, if the rows are curves.
         per_class: How the keys of what is measured class by class begin; None if nothing is.
         notes: What the reader should know of the reading: other groups, damaged runs.
@@ -194,7 +194,7 @@ class Table:
     cells: Mapping[tuple[str, str], Cell]
     claims: tuple[Claim, ...]
     runs: tuple[Run, ...]
-    networks: tuple[Run, ...]
+    built_on: tuple[Run, ...]
     curve: str | None
     per_class: str | None
     repeats: str
@@ -213,12 +213,12 @@ class Table:
     @property
     def seconds(self) -> float:
         """Time of all its runs together, training included."""
-        return sum((run.seconds or 0.0 for run in (*self.runs, *self.networks)), start=0.0)
+        return sum((run.seconds or 0.0 for run in (*self.runs, *self.built_on)), start=0.0)
 
     @property
     def span(self) -> float:
         """Seconds from the first run's start to the last one's end."""
-        runs = (*self.runs, *self.networks)
+        runs = (*self.runs, *self.built_on)
         timed = [(run.started, run.seconds) for run in runs if run.started and run.seconds]
         if not timed:
             return 0.0

@@ -12,7 +12,7 @@ from sppnet.errors import ArtifactError, ConfigError, DataError
 from sppnet.tables.claims import judge
 from sppnet.tables.escape import clean
 from sppnet.tables.records import Cell, CellStatus, Measurement, Metric, Run, Setting, Table
-from sppnet.tables.runs import read_networks, read_runs
+from sppnet.tables.runs import read_named, read_runs
 
 _FORMAT = 1
 # A cell none of whose seeds is complete is called by the first of these that a seed is.
@@ -47,8 +47,8 @@ def read_table(directory: Path, group: str | None = None) -> Table:
         )
     runs, run_notes = read_runs(directory, group)
     try:
-        networks = read_networks(directory.parent / "networks", raw.get("networks", []))
-        table = _build(raw, group, runs, networks, [*notes, *run_notes])
+        built_on = read_named(directory.parent, raw.get("built_on", []))
+        table = _build(raw, group, runs, built_on, [*notes, *run_notes])
         return replace(table, claims=tuple(judge(table, claim) for claim in raw["claims"]))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         found = clean(f"{type(error).__name__}: {error}")
@@ -104,7 +104,7 @@ def _build(
     raw: Mapping[str, Any],
     group: str,
     runs: Sequence[Run],
-    networks: Sequence[Run],
+    built_on: Sequence[Run],
     notes: Sequence[str],
 ) -> Table:
     rows, columns = _settings(raw["rows"]), _settings(raw["columns"])
@@ -150,7 +150,7 @@ def _build(
         cells=cells,
         claims=(),
         runs=tuple(runs),
-        networks=tuple(networks),
+        built_on=tuple(built_on),
         per_class=raw.get("per_class"),
         repeats=clean(raw.get("repeats", "seed")),
         curve=clean(raw["curve"]) if raw.get("curve") else None,

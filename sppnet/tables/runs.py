@@ -42,12 +42,12 @@ def read_runs(directory: Path, group: str) -> tuple[list[Run], list[str]]:
     return runs, notes
 
 
-def read_networks(directory: Path, names: Sequence[str]) -> list[Run]:
+def read_named(directory: Path, names: Sequence[str]) -> list[Run]:
     """Read those of the named runs that there are, complete or not.
 
     Args:
-        directory: `runs/networks`.
-        names: Of run directories.
+        directory: `runs`.
+        names: Of run directories below it, such as "networks/<name>".
     """
     found = [directory / name for name in names if (directory / name / "status.json").is_file()]
     runs = []

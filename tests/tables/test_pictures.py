@@ -114,7 +114,7 @@ def test_ten_splits_are_called_splits(sweep):
 
 
 def test_the_networks_behind_the_cells_count_in_the_time(sweep):
-    sweep.describe(networks=["net-1"])
+    sweep.describe(built_on=["networks/net-1"])
     sweep.run("no_spp", "zf5", 0.4)
     alone = read_table(sweep.directory).seconds
     from sppnet.artifacts import write_json
