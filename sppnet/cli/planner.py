@@ -83,7 +83,7 @@ class Planner:
         label = " · ".join(names)
         place = {"row": cell.row, "column": cell.column, "repeat": cell.seed, "group": group, "label": label}
         run = self._evaluation(cell.overrides, lambda config: run_directory(config, cell), place)
-        run.cell, run.name = cell, f"{label}, seed {cell.seed}"
+        run.cell, run.name = cell, f"{label}, {self._repeats} {cell.seed}"
         return run
 
     def _evaluation(

@@ -95,7 +95,6 @@ class Run:
         host: Machine that ran it.
         started: When its last take began, seconds since 1970.
         metrics: Finite numbers of its verified `metrics.json`, fractions; empty unless complete.
-        network: Name of the run that trained what this one tests; None where there is none.
     """
 
     directory: Path
@@ -109,7 +108,6 @@ class Run:
     host: str | None
     started: float | None
     metrics: Mapping[str, float]
-    network: str | None = None
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,6 @@ def read_run(directory: Path) -> Run:
         host=status.get("host") if isinstance(status.get("host"), str) else None,
         started=_time(status.get("started")),
         metrics=metrics,
-        network=status.get("network") or None,
     )
 
 

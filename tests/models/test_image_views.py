@@ -31,7 +31,7 @@ def net() -> SppNet:
         head_width=8,
         dropout=0.5,
         num_classes=5,
-        init=GaussianInit(std=0.3, conv_biases=[0.0], fc_biases=[0.0]),
+        init=GaussianInit(std=0.1, conv_biases=[0.0], fc_biases=[0.0]),
     ).eval()
 
 
