@@ -12,6 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.bench.contest import Contest
+from sppnet.bench.detection import (
+    spp_maps_vs_rcnn,
+    spp_maps_vs_rcnn_five,
+    spp_vs_rcnn,
+    spp_vs_rcnn_five,
+)
 from sppnet.bench.svm import svm_dual, svm_primal
 from sppnet.bench.views import many_views
 from sppnet.bench.windows import suppress, window_pooling
@@ -116,6 +122,10 @@ CONTESTS: dict[str, Callable[[], Contest]] = {
     "many_views": many_views,
     "svm_primal": svm_primal,
     "svm_dual": svm_dual,
+    "spp_vs_rcnn": spp_vs_rcnn,
+    "spp_vs_rcnn_five": spp_vs_rcnn_five,
+    "spp_maps_vs_rcnn": spp_maps_vs_rcnn,
+    "spp_maps_vs_rcnn_five": spp_maps_vs_rcnn_five,
     "trunk": lambda: _trunk((1, 3, 688, 917), backward=False),
     "trunk_backward": lambda: _trunk((8, 3, 224, 224), backward=True),
 }

@@ -82,8 +82,8 @@ def _run_held(stage: Stage) -> None:
             raise ResourceError(f"out of memory ({line}); lower training.batch_size") from error
         raise
     directory.write_status("complete", cell=cell, started=started, error=None)
-    for checkpoint in directory.path.glob("checkpoint-*.ckpt"):
-        checkpoint.unlink()  # model.safetensors has the weights; the optimiser's state has served
+    for checkpoint in directory.path.glob("checkpoint-*"):
+        checkpoint.unlink()  # the result has the weights; the optimiser's state has served
     interruption.raise_if_requested()  # too late for this cell, in time for the next
 
 

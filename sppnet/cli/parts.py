@@ -50,6 +50,8 @@ def build_trainer(
     interruption: Interruption,
     active: list[Logger],
     report: Report,
+    *,
+    epochs: int,
 ) -> Trainer:
     """Lightning's trainer with one way to save, to seed, to report and to stop."""
     trainer = settings["trainer"]
@@ -59,7 +61,7 @@ def build_trainer(
         RunCheckpoint(directory=directory, minutes=trainer["checkpoint_minutes"], interruption=interruption),
         CellProgress(report),
     ]
-    return _trainer(settings, directory, active, callbacks, epochs=settings["training"]["epochs"])
+    return _trainer(settings, directory, active, callbacks, epochs=epochs)
 
 
 def build_transfer_trainer(
@@ -163,6 +165,8 @@ def _quieten() -> None:
     # Ours writes checkpoints of its own into this directory.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
     warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
+    # A fixed trunk stays in evaluation mode while the fc layers learn.
+    warnings.filterwarnings("ignore", message=".*eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*set_vital.*")  # inside torchdata 0.11 on torch 2.15
     # Raised inside Lightning 2.6 by torch 2.15's pytree.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from sppnet.artifacts import content_key, file_digest
+from sppnet.cli.detection_plan import DetectionPlan
 from sppnet.cli.plan import ONLY_COLUMN, Cell
 from sppnet.cli.validate import validate
 from sppnet.errors import ConfigError
@@ -96,27 +97,32 @@ class Planner:
         composed = self._repeated(overrides)
         config = resolved(composed)
         validate(config)
-        if config["transfer"] is not None:
+        built_on: dict[str, Any]
+        if config["detection"] is not None and not config["ensemble"]:
+            plan = DetectionPlan(self, overrides, composed, config)
+            after, built_on = plan.cell()
+            place = {**place, "stage": plan.stage}
+        elif config["transfer"] is not None:
             after = self._features(overrides, composed, config)
             place = {**place, "stage": "transfer"}
-            built_on: dict[str, Any] = {"network": str(after[0].directory.path)}
+            built_on = {"network": str(after[0].directory.path)}
         elif config["ensemble"]:
             after = [
                 self._evaluation([*overrides, *member, "ensemble=[]"], None, {})
                 for member in config["ensemble"]
             ]
-            place = {**place, "stage": "ensemble"}
+            place = {**place, "stage": "combination" if config["detection"] else "ensemble"}
             built_on = {"members": [str(member.directory.path) for member in after]}
         else:
-            after = [self._network(overrides, composed, config)]
+            after = [self.network(overrides, composed, config)]
             built_on = {"network": str(after[0].directory.path)}
-        named_by = self._with_digest(config)
+        named_by = self.with_digest(config)
         if directory_of is None:
             directory = evaluation_directory(named_by, after[0].directory)
         else:
             directory = directory_of(named_by)
         name = f"evaluation of {directory.path.name}"
-        return self._planned(name, directory, config, overrides, {"label": name, **place, **built_on}, after)
+        return self.planned(name, directory, config, overrides, {"label": name, **place, **built_on}, after)
 
     def _repeated(self, overrides: list[str]) -> DictConfig:
         """Compose a configuration; cells that differ in the repeated key only are composed once.
@@ -141,25 +147,25 @@ class Planner:
 
         Cells that want different layers of the same images share one run that computes them together.
         """
-        network = self._network(overrides, composed, config)
+        network = self.network(overrides, composed, config)
         extracted = {**config, "cell": {**config["cell"], "stage": "features"}}
-        directory = features_directory(self._with_digest(extracted), network.directory)
+        directory = features_directory(self.with_digest(extracted), network.directory)
         name = f"features {directory.path.name.rpartition('-')[0]}"
         layers = self._layers.setdefault(directory.path, [])
         if (layer := config["transfer"]["layer"]) not in layers:
             layers.append(layer)
         place = {"label": name, "stage": "features", "network": str(network.directory.path), "layers": layers}
-        return [network, self._planned(name, directory, extracted, overrides, place, [network])]
+        return [network, self.planned(name, directory, extracted, overrides, place, [network])]
 
-    def _network(self, overrides: list[str], composed: DictConfig, config: dict[str, Any]) -> PlannedRun:
+    def network(self, overrides: list[str], composed: DictConfig, config: dict[str, Any]) -> PlannedRun:
         """Plan the training of a cell's network."""
-        trained = {**self._with_digest(config), "cell": {**config["cell"], "stage": "network"}}
+        trained = {**self.with_digest(config), "cell": {**config["cell"], "stage": "network"}}
         choices = OmegaConf.to_container(composed.hydra.runtime.choices)
         directory = network_directory(trained, choices)  # type: ignore[arg-type]
         name = f"network {directory.path.name.rpartition('-')[0]}"
-        return self._planned(name, directory, config, overrides, {"label": name, "stage": "network"}, [])
+        return self.planned(name, directory, config, overrides, {"label": name, "stage": "network"}, [])
 
-    def _with_digest(self, config: dict[str, Any]) -> dict[str, Any]:
+    def with_digest(self, config: dict[str, Any]) -> dict[str, Any]:
         """Name a file of weights by its content: others under the same name make other runs."""
         weights = config["backbone"].get("weights")
         if weights is None or not Path(weights).is_file():
@@ -168,7 +174,7 @@ class Planner:
         self._digests[file] = self._digests.get(file) or file_digest(file)
         return {**config, "backbone": {**config["backbone"], "weights": self._digests[file]}}
 
-    def _planned(
+    def planned(
         self,
         name: str,
         directory: RunDirectory,
@@ -177,6 +183,7 @@ class Planner:
         place: dict[str, Any],
         after: list[PlannedRun],
     ) -> PlannedRun:
+        """Make a run of what was planned."""
         config = {**config, "cell": {**config["cell"], **place}}
         return PlannedRun(name, directory, config, overrides, place, None, after)
 

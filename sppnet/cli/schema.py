@@ -51,6 +51,92 @@ class DataLoadingConf:
     workers: int = MISSING
     cache_gb: float = MISSING
     max_pixels: int = MISSING
+    keep_maps: bool = MISSING
+
+
+@dataclass
+class ProtocolConf:
+    """What the paper and its authors' code do differently (§4)."""
+
+    name: str = MISSING
+    scales: list[int] = MISSING
+    one_scale: list[int] = MISSING
+    warped_size: int = MISSING
+    mapping: str = MISSING
+    scale_target: str = MISSING
+
+
+@dataclass
+class MiningConf:
+    """SVMs with hard negatives (§4.1)."""
+
+    svm_c: float = MISSING
+    loss: str = MISSING
+    bias_multiplier: float = MISSING
+    positive_weight: float = MISSING
+    mean_norm: float = MISSING
+    norm_images: int = MISSING
+    norm_windows: int = MISSING
+    negative_overlap: float = MISSING
+    duplicate_overlap: float = MISSING
+    duplicate_cells: bool = MISSING
+    difficult_positives: bool = MISSING
+    hard_above: float = MISSING
+    evict_below: float = MISSING
+    retrain_after: int = MISSING
+    max_rows: int = MISSING
+    tolerance: float = MISSING
+
+
+@dataclass
+class BoxesConf:
+    """Bounding-box regression (§4.1)."""
+
+    min_overlap: float = MISSING
+    ridge: float = MISSING
+    max_windows: int = MISSING
+    mean_norm: float = MISSING
+
+
+@dataclass
+class SuppressionConf:
+    """What is kept of the scored windows."""
+
+    score_above: float = MISSING
+    max_overlap: float = MISSING
+    max_per_image: int = MISSING
+
+
+@dataclass
+class FinetuningConf:
+    """Fine-tuning on windows (§4.1)."""
+
+    num_steps: int = MISSING
+    learning_rate: float = MISSING
+    drop_at: list[float] = MISSING
+    batch_size: int = MISSING
+    positive_share: float = MISSING
+    positive_overlap: float = MISSING
+    background_overlap: float = MISSING
+    flip: bool = MISSING
+    random_scale: bool = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+    bias_rate: float = MISSING
+    fc8_rate: float = MISSING
+    images_per_chunk: int = MISSING
+    chunk_steps: int = MISSING
+    chunk_gb: float = MISSING
+    trains: str = MISSING
+
+
+@dataclass
+class TimingConf:
+    """Seconds an image (§4.3)."""
+
+    num_images: int = MISSING
+    num_warmup: int = MISSING
+    max_windows: int = MISSING
 
 
 @dataclass
@@ -74,6 +160,7 @@ class PathsConf:
     cache: str = MISSING
     data: str | None = None
     weights: str | None = None
+    det: str | None = None
 
 
 @dataclass
@@ -93,6 +180,11 @@ class CellConf:
     network: str = ""
     members: list[str] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
+    machines: str = ""
+    regressors: str = ""
+    image_set: str = ""
+    scale: int = 0
+    is_mirrored: bool = False
     row: str = ""
     repeat: int = 0
     column: str = ""
@@ -129,6 +221,7 @@ class Conf:
     seed: int = MISSING
     preset: str = MISSING
     reduced: list[str] = field(default_factory=list)
+    reduced_detection: list[str] = field(default_factory=list)
     width: float = MISSING
     progress: bool = True
     jobs: int = MISSING
@@ -147,6 +240,15 @@ class Conf:
     target: Any = MISSING
     transfer: Any = MISSING
     proposals: Any = MISSING
+    test_proposals: Any = None
+    windows: Any = MISSING
+    detection: Any = MISSING
+    protocol: ProtocolConf = field(default_factory=ProtocolConf)
+    mining: MiningConf = field(default_factory=MiningConf)
+    boxes: BoxesConf = field(default_factory=BoxesConf)
+    suppression: SuppressionConf = field(default_factory=SuppressionConf)
+    finetuning: FinetuningConf = field(default_factory=FinetuningConf)
+    timing: TimingConf = field(default_factory=TimingConf)
     input_norm: Any = MISSING
     backbone: Any = MISSING
     pyramid: Any = MISSING

@@ -1,4 +1,4 @@
-"""What a run does: train a network, evaluate one, average what several said, or transfer (see there).
+"""What a run does: train a network, evaluate one, average what several said, transfer, detect (see there).
 
 Stages are runs of their own, each in its directory: whatever looks at a network points to the one run that
 trained it, and nothing is computed twice.
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 
+from sppnet.cli.detection_cells import combine, find, measure_seconds
+from sppnet.cli.detection_stages import compute_maps, finetune, mine, propose, regress
 from sppnet.cli.stage import Outcome, Stage
 from sppnet.cli.trained import build_network, load_network, require_visible, save_network
 from sppnet.cli.transfer_stages import extract_features, transfer
@@ -39,7 +41,8 @@ def train(stage: Stage) -> Outcome:
     if settings["trained"]:
         task = instantiate(config.task, net=net)
         with loggers(config, path, run_id=identity_key(settings)) as active:
-            trainer = build_trainer(settings, path, stage.interruption, active, stage.report)
+            epochs = settings["training"]["epochs"]
+            trainer = build_trainer(settings, path, stage.interruption, active, stage.report, epochs=epochs)
             if checkpoint is not None:
                 log.info("going on from %s", checkpoint.name)
             began = time.perf_counter()
@@ -60,7 +63,7 @@ def evaluate(stage: Stage) -> Outcome:
     require_visible(net, task.view)
     path = stage.directory.path
     with loggers(stage.config, path, run_id=identity_key(stage.settings)) as active:
-        trainer = build_trainer(stage.settings, path, stage.interruption, active, stage.report)
+        trainer = build_trainer(stage.settings, path, stage.interruption, active, stage.report, epochs=1)
         began = time.perf_counter()
         tested = trainer.test(task, dataloaders=data.view_loader(task.view), verbose=False)[0]
         seconds = time.perf_counter() - began
@@ -96,6 +99,14 @@ STAGES: Mapping[str, Callable[[Stage], Outcome]] = {
     "ensemble": average,
     "features": extract_features,
     "transfer": transfer,
+    "proposals": propose,
+    "maps": compute_maps,
+    "finetuning": finetune,
+    "machines": mine,
+    "regressors": regress,
+    "detection": find,
+    "combination": combine,
+    "timing": measure_seconds,
 }
 
 

@@ -23,7 +23,7 @@ def table_file(
         "title": table["title"],
         "group": group,
         "preset": base["preset"],
-        "reduced": base["reduced"],
+        "reduced": base["reduced"] + (base["reduced_detection"] if base["detection"] else []),
         "data": _data(base),
         "created": datetime.now(tz=UTC).isoformat(timespec="seconds"),
         "command": command_line(),

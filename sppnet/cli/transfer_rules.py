@@ -53,6 +53,17 @@ def check_transfer(config: Mapping[str, Any]) -> None:
     for rule in FEATURES_RULES:
         check(rule, f"features.{rule.key}", config["features"][rule.key])
     _check_layer(config)
+    check_target(config)
+
+
+def check_target(config: Mapping[str, Any]) -> None:
+    """Check that a target's folder and the network's weights are there.
+
+    Raises:
+        ConfigError: The folder is not given.
+        DataError: It, or the file of weights, does not exist.
+    """
+    target = config["target"]
     root = target["root"]
     is_made = "hapes" in target["_target_"] or "hapes" in target.get("reader", {}).get("_target_", "")
     if root is None and not is_made:

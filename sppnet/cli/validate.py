@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sppnet.cli.detection_rules import check_detection
 from sppnet.cli.rules import MOST_PIXELS, Rule, are_sides, at_least, check, is_count_or_none, is_side, one_of
 from sppnet.cli.schema import Conf
 from sppnet.cli.transfer_rules import check_transfer
@@ -80,7 +81,9 @@ def validate(config: Mapping[str, Any]) -> None:
     _check_sizes(config)
     _check_schedule(config)
     validate_data(config["data"])
-    if config["transfer"] is not None:
+    if config["detection"] is not None:
+        check_detection(config)
+    elif config["transfer"] is not None:
         check_transfer(config)
     elif not config["trained"]:
         raise ConfigError(

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sppnet.artifacts import file_digest
 from sppnet.data.images import read_image
+from sppnet.data.joined_proposals import JoinedProposals
 from sppnet.data.progress import show_progress
 from sppnet.data.proposal_cache import ProposalCache
 from sppnet.data.proposal_files import MatProposals, StoredImage
@@ -64,7 +65,7 @@ class _Work(NamedTuple):
 
 def proposals_of(
     images: Sequence[StoredImage],
-    source: ProposalSource | MatProposals,
+    source: ProposalSource | MatProposals | JoinedProposals,
     *,
     cache_dir: Path,
     jobs: int,
@@ -74,7 +75,7 @@ def proposals_of(
 
     Args:
         images: Ids and files, such as `AnnotatedImages.images`.
-        source: `SelectiveSearch`, `EdgeBoxes`, or the files of `MatProposals`.
+        source: `SelectiveSearch`, `EdgeBoxes`, the files of `MatProposals`, or several of them.
         cache_dir: What is computed goes to, and comes from, `cache_dir/proposals`.
         jobs: Processes; 1 works in this one.
         max_pixels: Larger images are refused.
@@ -88,6 +89,12 @@ def proposals_of(
     """
     if isinstance(source, MatProposals):
         return source.read(images)
+    if isinstance(source, JoinedProposals):
+        parts = [
+            proposals_of(images, one, cache_dir=cache_dir, jobs=jobs, max_pixels=max_pixels)
+            for one in source.sources.values()
+        ]
+        return [source.join(windows) for windows in zip(*parts, strict=True)]
     cache = ProposalCache(cache_dir, _identity(source))
     tasks = [_Task(image.path, _digest(image.path)) for image in images]
     found = {task.digest: cache.find(task.digest) for task in tasks}

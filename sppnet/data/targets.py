@@ -17,7 +17,7 @@ from torch import Tensor
 from sppnet.data.sampling import stable_seed
 from sppnet.data.shapes import build_shapes, default_root
 from sppnet.data.splits import ImageSet
-from sppnet.data.voc2007 import class_labels, read_voc
+from sppnet.data.voc2007 import AnnotatedImages, class_labels, read_voc
 from sppnet.errors import ConfigError, DataError
 
 
@@ -87,11 +87,15 @@ class VocTarget:
     trainval_set: str
     test_set: str
 
-    def read(self) -> TargetImages:
-        """List trainval, then test."""
+    def read_boxes(self) -> tuple[AnnotatedImages, AnnotatedImages]:
+        """Read the annotations of trainval, and of test."""
         root = None if self.root is None else Path(self.root).expanduser()
         trainval = read_voc(root, self.trainval_set, classes=None)
-        test = read_voc(root, self.test_set, classes=trainval.classes)
+        return trainval, read_voc(root, self.test_set, classes=trainval.classes)
+
+    def read(self) -> TargetImages:
+        """List trainval, then test."""
+        trainval, test = self.read_boxes()
         images = [*trainval.images, *test.images]
         is_test = torch.arange(len(images)) >= len(trainval.images)
         presence = torch.cat([class_labels(trainval), class_labels(test)])
@@ -116,8 +120,15 @@ class ShapesVocTarget:
     num_images: int
     seed: int
 
+    def read_boxes(self) -> tuple[AnnotatedImages, AnnotatedImages]:
+        """Generate the scenes at first use, and read their annotations."""
+        return self._generated().read_boxes()
+
     def read(self) -> TargetImages:
         """Generate the scenes at first use, and list them."""
+        return self._generated().read()
+
+    def _generated(self) -> VocTarget:
         folder = build_shapes(
             Path(self.root).expanduser() if self.root else default_root(),
             per_class=1,
@@ -125,7 +136,7 @@ class ShapesVocTarget:
             detection_images=self.num_images,
             seed=self.seed,
         )
-        return VocTarget(self.name, str(folder), "trainval", "test").read()
+        return VocTarget(self.name, str(folder), "trainval", "test")
 
 
 @final

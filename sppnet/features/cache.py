@@ -1,4 +1,6 @@
-"""Shards of feature rows on disk: found by content, written whole, computed by one process at a time.
+"""Shards of features on disk: found by content, written whole, computed by one process at a time.
+
+A shard holds rows of one length, of some images (.f32), or the maps of a single image (.safetensors).
 
 Nothing heavy is imported here: the command line looks at a cache without torch.
 """
@@ -20,7 +22,9 @@ from sppnet.errors import ArtifactError, ResourceError
 SHARD_IMAGES: Final = 64  # some seconds of work on one core, some megabytes
 BYTES_PER_NUMBER: Final = 4
 MANIFEST: Final = "entry.json"
-_SHARD_NAME = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\.f32")
+ROWS: Final = ".f32"
+MAPS: Final = ".safetensors"
+_SHARD_NAME = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\.(f32|safetensors)")
 _ENTRY_NAME = re.compile(r"[0-9a-f]{32}")
 _LOCKS = ".locks"
 
@@ -46,14 +50,16 @@ class Entry:
 
     Args:
         path: Its directory.
-        dim: Length of a row.
+        dim: Length of a row; of maps, their channels.
+        suffix: Of the shards' files.
         hold: An open file whose lock keeps `gc` away.
         counts: Kept up to date.
     """
 
-    def __init__(self, path: Path, *, dim: int, hold: BinaryIO, counts: Counts) -> None:
+    def __init__(self, path: Path, *, dim: int, suffix: str, hold: BinaryIO, counts: Counts) -> None:
         self.path = path
         self.dim = dim
+        self.suffix = suffix
         self.hold = hold
         self.counts = counts
 
@@ -61,17 +67,17 @@ class Entry:
         """Size of the file of so many rows."""
         return rows * self.dim * BYTES_PER_NUMBER
 
-    def find(self, images: str, *, rows: int, candidates: Iterable[Path]) -> Path | None:
+    def find(self, *, rows: int | None, candidates: Iterable[Path]) -> Path | None:
         """Pick the whole shard out of some files, and note that it was used.
 
         Args:
-            images: Digest of the images.
-            rows: How many they are.
+            rows: How many images they are of; None for maps, whose files have any size.
             candidates: As `listed`, or `listed_all`, read them from the directory.
         """
         for path in candidates:
             with contextlib.suppress(FileNotFoundError):  # another process has just removed a damaged one
-                if path.stat().st_size == self.shard_bytes(rows) and digest_matches(path):
+                fits = rows is None or path.stat().st_size == self.shard_bytes(rows)
+                if fits and digest_matches(path):
                     with contextlib.suppress(PermissionError):  # somebody else's file in a shared cache
                         os.utime(path)
                     return path
@@ -79,7 +85,7 @@ class Entry:
 
     def listed(self, images: str) -> list[Path]:
         """Files that ought to be the shard of some images."""
-        return [path for path in self.path.glob(f"{images[:32]}-*.f32") if _is_shard(path)]
+        return [path for path in self.path.glob(f"{images[:32]}-*{self.suffix}") if _is_shard(path)]
 
     def listed_all(self) -> dict[str, list[Path]]:
         """Read the directory once, for many shards: files by the first 32 digits of their images' digest."""
@@ -99,7 +105,7 @@ class Entry:
 
     def clear(self, images: str) -> None:
         """Remove what is damaged or half written of a shard that is claimed and was not found."""
-        for leftover in self.path.glob(f".{images[:32]}.f32.*.tmp"):
+        for leftover in self.path.glob(f".{images[:32]}{self.suffix}.*.tmp"):
             leftover.unlink(missing_ok=True)
         for path in self.listed(images):
             path.unlink(missing_ok=True)
@@ -112,7 +118,9 @@ class Entry:
             ResourceError: The disk is full or read-only; other shards are untouched.
         """
         try:
-            path = write_named_by_digest(self.path, images[:32], ".f32", lambda stream: stream.write(data))
+            path = write_named_by_digest(
+                self.path, images[:32], self.suffix, lambda stream: stream.write(data)
+            )
         except ResourceError as error:
             raise ResourceError(f"{error}; {len(data)} bytes were to be written") from error
         self.counts.computed += 1
@@ -136,14 +144,17 @@ class FeatureCache:
         self.shard_images = shard_images
         self.counts = Counts()
 
-    def entry(self, identity: Mapping[str, Any], *, network: str, feature: str, dim: int) -> Entry:
+    def entry(
+        self, identity: Mapping[str, Any], *, network: str, feature: str, dim: int, suffix: str = ROWS
+    ) -> Entry:
         """Open, or begin, the shards of an extractor; `gc` leaves them alone while the entry is alive.
 
         Args:
             identity: Everything but the images that decides a row.
             network: What reports call the net.
             feature: What they call the layer and its levels.
-            dim: Length of a row.
+            dim: Length of a row; of maps, their channels.
+            suffix: `ROWS` or `MAPS`.
         """
         name = content_key(identity)[:32]
         hold = _open_lock(self.root, f"entry-{name}", fcntl.LOCK_SH)
@@ -151,7 +162,7 @@ class FeatureCache:
         # For people only; keys and sizes decide. One that is missing or damaged is written again.
         if _read(self.root / name / MANIFEST) != json.loads(json.dumps(manifest)):
             write_json(self.root / name / MANIFEST, manifest)
-        return Entry(self.root / name, dim=dim, hold=hold, counts=self.counts)
+        return Entry(self.root / name, dim=dim, suffix=suffix, hold=hold, counts=self.counts)
 
     def require_space(self, needed: int) -> None:
         """Refuse to begin what cannot be finished.

@@ -114,7 +114,7 @@ class _Job:
             shard = _Shard(part, images_digest(part))
             for spec, entry in self.entries.items():
                 candidates = listed[spec].get(shard.images[:32], ())
-                if file := entry.find(shard.images, rows=len(part), candidates=candidates):
+                if file := entry.find(rows=len(part), candidates=candidates):
                     shard.files[spec] = file
             return shard
 
@@ -168,7 +168,7 @@ class _Job:
                     continue
                 # Another process may have finished it since it was first looked for.
                 candidates = entry.listed(shard.images)
-                if file := entry.find(shard.images, rows=len(shard.paths), candidates=candidates):
+                if file := entry.find(rows=len(shard.paths), candidates=candidates):
                     shard.files[spec] = file
                     self.cache.counts.reused += 1
                 else:

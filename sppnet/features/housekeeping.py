@@ -2,14 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sppnet.artifacts import digest_matches, read_json, remove_stale_temporaries
 from sppnet.data.progress import show_progress
 from sppnet.errors import ArtifactError, DataError
-from sppnet.features.cache import BYTES_PER_NUMBER, MANIFEST, entries, exclusive, shard_files
+from sppnet.features.cache import BYTES_PER_NUMBER, MANIFEST, MAPS, entries, exclusive, shard_files
 
 _SECONDS_PER_DAY = 24 * 3600
 
@@ -129,11 +129,18 @@ def _report(entry: Path) -> EntryReport:
         feature=manifest["feature"],
         view=view["kind"],
         short_side=view.get("short_side", view.get("crop", 0)),
-        images=num_bytes // (BYTES_PER_NUMBER * manifest["dim"]) if manifest["dim"] else 0,
+        images=_num_images(files, manifest["dim"]),
         dim=manifest["dim"],
         num_bytes=num_bytes,
         last_used=max((file.last_used for file in files), default=0.0),
     )
+
+
+def _num_images(files: Sequence[_File], dim: int) -> int:
+    """Maps are one file an image, rows any number."""
+    maps = [file for file in files if file.path.suffix == MAPS]
+    num_bytes = sum(file.num_bytes for file in files if file.path.suffix != MAPS)
+    return len(maps) + (num_bytes // (BYTES_PER_NUMBER * dim) if dim else 0)
 
 
 def _manifest(entry: Path) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 Axes: n windows, d numbers a vector.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable  # the tests check argument types
 class WindowSource(Protocol):
     """Makes the feature vectors of windows of a list of images."""
 

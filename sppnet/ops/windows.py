@@ -21,9 +21,9 @@ Target = Literal["paper", "release"]
 
 # Both nets of the authors' code shrink windows by 6.5 pixels and then round cells to the nearest.
 _RELEASE_SHRINKAGE = 6.5
-# 224 x 224 pixels (§4.1); the authors' code aims at 13 cells of 16 pixels a side.
-_PAPER_AREA = 224.0**2
-_RELEASE_SIDE = 13 * 16.0
+# The authors' code aims at 13 cells of 16 pixels a side where the paper has 224 pixels (§4.1).
+_PAPER_SIDE = 224
+_RELEASE_SHARE = 13 * 16 / _PAPER_SIDE
 
 
 def map_cells(
@@ -82,7 +82,12 @@ def _ends(windows: Tensor, field: ReceptiveField, mapping: Mapping) -> tuple[Ten
 
 
 def choose_scale(
-    windows: Float[Tensor, "n 4"], short_side: int, scales: Sequence[int], target: Target
+    windows: Float[Tensor, "n 4"],
+    short_side: int,
+    scales: Sequence[int],
+    target: Target,
+    *,
+    side: int = _PAPER_SIDE,
 ) -> Int[Tensor, " n"]:
     """Choose for every window the scale at which it is nearest the size the net was trained on (§4.1).
 
@@ -92,6 +97,7 @@ def choose_scale(
         scales: Short sides the image can be resized to.
         target: `paper`, an area of 224 x 224 pixels; or `release`, a side of 208, whose ideal scale is
             rounded and then compared linearly (spm_expected_scale.m).
+        side: Of the regions that the net was trained on, pixels, in place of the paper's 224.
 
     Returns:
         An element of `scales` for every window; of two as near, the one that stands first.
@@ -106,9 +112,9 @@ def choose_scale(
     pixels = (sides[:, 2] - sides[:, 0] + 1) * (sides[:, 3] - sides[:, 1] + 1)
     choices = sides.new_tensor(scales)
     if target == "paper":
-        distance = (pixels[:, None] * (choices / short_side) ** 2 - _PAPER_AREA).abs()
+        distance = (pixels[:, None] * (choices / short_side) ** 2 - side**2).abs()
     elif target == "release":
-        ideal = torch.floor(_RELEASE_SIDE * short_side / pixels.sqrt() + 0.5)
+        ideal = torch.floor(_RELEASE_SHARE * side * short_side / pixels.sqrt() + 0.5)
         distance = (ideal[:, None] - choices).abs()
     else:
         raise ValueError(f"target={target}: expected paper or release")

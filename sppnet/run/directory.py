@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -31,8 +31,8 @@ from sppnet.errors import ArtifactError
 # What a configuration holds beside what decides a run's result.
 NOT_IDENTITY: Final = (
     *("hydra", "paths", "logger", "cell", "table", "data_loading", "progress", "jobs", "reduced"),
+    "reduced_detection",
     *("data.workers", "data.cache_gb", "data.max_pixels"),
-    "proposals",  # of `sppnet proposals`; no table has them yet
     # The parts that use these hold them.
     *("image.test_sides", "image.curve_sides", "image.object_short_side"),
     *("image.transfer_side", "image.transfer_side_overfeat7"),
@@ -43,16 +43,37 @@ NOT_TRAINING: Final = (
     *("view", "ensemble", "data.test_per_class"),
     *("features", "target", "transfer", "split"),
 )
+# What detection reads, and nothing else does.
+DETECTION: Final = (
+    *("proposals", "test_proposals", "windows", "detection", "protocol"),
+    *("mining", "boxes", "suppression", "finetuning", "timing"),
+)
 # What it holds beside what decides the features of images.
 NOT_FEATURES: Final = ("view", "ensemble", "data.test_per_class", "transfer", "split")
 IGNORED: Final = {"network": NOT_TRAINING, "features": NOT_FEATURES}
+# Stages of detection, one behind the other: what of the configuration decides their results, beside the runs
+# that they build on and the images they look at.
+_WINDOWS: Final = ("target", "proposals", "windows")
+DECIDED_BY: Final = {
+    "proposals": ("target", "proposals"),
+    "maps": ("target",),
+    "finetuning": (*_WINDOWS, "finetuning", "head", "seed"),
+    "machines": (*_WINDOWS, "mining", "detection.layer"),
+    "regressors": (*_WINDOWS, "boxes", "mining.norm_images", "mining.norm_windows"),
+}
+_PLACE: Final = ("network", "image_set", "scale", "is_mirrored")
 _MAX_SLUG = 80
 _WAIT_SECONDS = 1.0
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved configuration that decides the result of its stage."""
-    ignored = NOT_IDENTITY + IGNORED.get(config.get("cell", {}).get("stage", ""), ())
+    stage = config.get("cell", {}).get("stage", "")
+    if stage in DECIDED_BY:
+        return _decided_by(config, DECIDED_BY[stage])
+    ignored = NOT_IDENTITY + IGNORED.get(stage, ())
+    if stage in IGNORED or not config.get("detection"):
+        ignored += DETECTION
 
     def kept(part: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {
@@ -62,6 +83,18 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     return kept(config, "")
+
+
+def _decided_by(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Some parts of a configuration, and where the run stands among others."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        first, _, second = key.partition(".")
+        found[key] = config[first][second] if second else config[first]
+    place = {key: config["cell"][key] for key in _PLACE}
+    if place["image_set"] == "test" and "proposals" in found:
+        found["proposals"] = config["test_proposals"] or config["proposals"]
+    return {**found, "cell": {**place, "network": Path(place["network"]).name}}
 
 
 def identity_key(config: Mapping[str, Any]) -> str:

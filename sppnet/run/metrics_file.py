@@ -7,6 +7,7 @@ from typing import Any, final
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from sppnet.artifacts import write_text
+from sppnet.data.records import ImageBatch
 
 
 @final
@@ -44,12 +45,13 @@ class MetricsFile(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A line with the loss, the learning rate and the training size."""
+        """A line with the loss, the learning rate and, of images, the training size."""
         loss = float(outputs["loss"])
         self.loss_sum += loss
         self.num_batches += 1
         if trainer.global_step % self.every_steps == 0:
-            self._append(trainer, {"train/loss": loss, "train/size": batch.size})
+            size = {"train/size": batch.size} if isinstance(batch, ImageBatch) else {}
+            self._append(trainer, {"train/loss": loss, **size})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A line with the epoch's mean loss and its errors on held-out images."""

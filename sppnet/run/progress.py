@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, final
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from sppnet.data.records import ImageBatch
+
 
 class Step(NamedTuple):
     """How far a cell is."""
@@ -45,7 +47,9 @@ class CellProgress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One batch further."""
-        detail = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {batch.size} px"
+        is_image = isinstance(batch, ImageBatch)
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        detail = f"{epoch}, {batch.size} px" if is_image else "steps"
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         self.report(Step("training", trainer.global_step, total, detail))
 

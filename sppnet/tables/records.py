@@ -33,6 +33,7 @@ class Metric:
         label: Heading, with the unit.
         unit: "percent" (a fraction on disk) or anything else (printed as it is on disk).
         lower_is_better: True of errors and times.
+        rows: Ids of the rows that measure it; None: all.
     """
 
     key: str
@@ -40,6 +41,11 @@ class Metric:
     label: str
     unit: str
     lower_is_better: bool
+    rows: tuple[str, ...] | None
+
+    def is_of(self, row: str) -> bool:
+        """Whether a row measures it."""
+        return self.rows is None or row in self.rows
 
     def printed(self, value: float) -> float:
         """Convert a value on disk into the printed unit."""

@@ -92,7 +92,7 @@ def to_csv(table: Table) -> str:
         ["metric", "row", "column", "ours", "std", "n", "paper", "difference", "status", "preset"]
     )
     for metric in table.metrics:
-        for row in table.rows:
+        for row in (row for row in table.rows if metric.is_of(row.id)):
             for column in table.columns:
                 cell = table.cells[row.id, column.id]
                 one = cell.measured[metric.key]

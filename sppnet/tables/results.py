@@ -169,6 +169,7 @@ def _metric(entry: Mapping[str, Any]) -> Metric:
         label=clean(entry["label"]),
         unit=entry["unit"],
         lower_is_better=bool(entry["lower_is_better"]),
+        rows=tuple(clean(row) for row in entry["rows"]) if entry.get("rows") else None,
     )
 
 

@@ -92,7 +92,7 @@ def _plain_grid(table: Table, metric: Metric, columns: list[Setting]) -> Grid:
     grid.add_column(Text(metric.label), max_width=2 * _LABEL_WIDTH)
     for column in columns:
         grid.add_column(Text(column.label), justify="right")
-    for row in table.rows:
+    for row in rows_of(table, metric):
         cells = [ours_text(table, table.cells[row.id, column.id], metric) for column in columns]
         grid.add_row(Text(row.label), *cells)
     return grid

@@ -25,7 +25,7 @@ def rows_of(table: Table, metric: Metric) -> list[Setting]:
             cell.status != "reference" or cell.measured[metric.key].paper is not None for cell in cells
         )
 
-    return [row for row in table.rows if says(row)]
+    return [row for row in table.rows if metric.is_of(row.id) and says(row)]
 
 
 def legend(table: Table) -> str:

@@ -1,0 +1,37 @@
+"""The proposals of several sources together (paper §4.3: selective search's and EdgeBoxes').
+
+Axes: n proposals.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from sppnet.data.proposal_windows import keep_windows
+
+
+@final
+@dataclass(frozen=True)
+class JoinedProposals:
+    """Windows of all sources, one behind the other; of equal ones the first.
+
+    Args:
+        sources: Computed or files, by name; each keeps its own on disk.
+    """
+
+    sources: Mapping[str, Any]
+
+    def propose(self, image: Image.Image) -> Float[Tensor, "n 4"]:
+        """Propose windows of an RGB image."""
+        return self.join([source.propose(image) for source in self.sources.values()])
+
+    @staticmethod
+    def join(parts: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "n 4"]:
+        """Put the windows of one image together."""
+        boxes = torch.cat(list(parts))
+        return keep_windows(boxes, min_side=1, max_proposals=len(boxes))

@@ -1,0 +1,125 @@
+"""Fine-tune a network on windows, for detection (paper §4.1; for R-CNN, Tables 9 to 11).
+
+Axes: n windows, d numbers of an input, k classes and the background.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import MultiStepLR
+
+from sppnet.errors import ConfigError
+from sppnet.features.window_batches import WindowBatch
+from sppnet.models.sppnet import SppNet
+from sppnet.run.guards import check_finite
+
+
+@final
+class WindowFineTuningTask(LightningModule):
+    """Momentum SGD on the softmax loss over the classes and the background, which is class 0.
+
+    Args:
+        net: Its fc8 has one output for the background and one per class.
+        learning_rate: Of the weights at the start.
+        momentum: Of SGD.
+        weight_decay: On weights and biases.
+        bias_rate: Learning rate of the biases over that of the weights (2 in the release).
+        fc8_rate: Learning rate of the new layer, fc8, over that of the others (1 in §4.1, 10 in R-CNN).
+        num_steps: Of the whole training, as the data module has it.
+        drop_at: Fractions of them at which the learning rate is divided by 10; rising, in (0, 1).
+        trains: "fc": the convolutions are fixed, and inputs are pooled windows (SPP). "all": inputs are
+            warped windows on 0..255, the three colour planes of a square one after the other (R-CNN).
+
+    Raises:
+        ConfigError: `trains` or `drop_at` is none of these.
+    """
+
+    def __init__(
+        self,
+        *,
+        net: SppNet,
+        learning_rate: float,
+        momentum: float,
+        weight_decay: float,
+        bias_rate: float,
+        fc8_rate: float,
+        num_steps: int,
+        drop_at: Sequence[float],
+        trains: Literal["fc", "all"],
+    ) -> None:
+        super().__init__()
+        if trains not in ("fc", "all"):
+            raise ConfigError(f"finetuning.trains={trains!r}: expected fc or all")
+        if not all(0 < fraction < 1 for fraction in drop_at) or sorted(drop_at) != list(drop_at):
+            raise ConfigError(f"finetuning.drop_at={list(drop_at)}: must rise and lie between 0 and 1")
+        self.net = net
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.bias_rate = bias_rate
+        self.fc8_rate = fc8_rate
+        # Lightning's own count, asked for while optimisers are made, sets the loader up before a checkpoint's
+        # state is there to be loaded into it: a resumed run would begin with the first batch again.
+        self.milestones = [round(fraction * num_steps) for fraction in drop_at]
+        self.trains = trains
+        net.backbone.requires_grad_(trains == "all")
+
+    def forward(self, inputs: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Scores of windows, before the softmax."""
+        if self.trains == "fc":
+            return self.net.head(inputs)
+        side = math.isqrt(inputs.shape[1] // 3)
+        scores: Tensor = self.net(inputs.view(-1, 3, side, side))
+        return scores
+
+    def on_train_batch_start(self, batch: WindowBatch, batch_idx: int) -> None:
+        """Switch dropout on; a fixed trunk keeps still, batch normalisation included."""
+        # Before every batch: a source of windows puts the net into evaluation mode when it computes some.
+        self.net.train()
+        self.net.backbone.train(self.trains == "all")
+
+    def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
+        """Softmax loss of a batch."""
+        scores = self(batch.inputs)
+        loss = F.cross_entropy(scores, batch.labels)
+        check_finite(
+            loss.detach(),
+            epoch=self.current_epoch,
+            step=self.global_step,
+            learning_rate=self.trainer.optimizers[0].param_groups[0]["lr"],
+            ids=batch.ids,
+        )
+        is_right, is_positive = scores.argmax(dim=1) == batch.labels, batch.labels > 0
+        measured = {
+            "train/loss": loss.detach(),
+            "train/accuracy": is_right.float().mean(),
+            "train/positive_accuracy": is_right[is_positive].float().mean(),
+            "train/positive_share": is_positive.float().mean(),
+        }
+        self.log_dict(measured, on_step=True, on_epoch=False, batch_size=len(batch.labels))
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Momentum SGD; the rate falls step by step, not with epochs: there is one."""
+        groups = [
+            {"params": [parameter], "lr": self.learning_rate * self._rate(name)}
+            for name, parameter in self.net.named_parameters()
+            if parameter.requires_grad
+        ]
+        optimizer = torch.optim.SGD(
+            groups, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        scheduler = MultiStepLR(optimizer, self.milestones, gamma=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _rate(self, name: str) -> float:
+        """Learning rate of a parameter over `learning_rate`."""
+        of_bias = self.bias_rate if name.endswith("bias") else 1.0
+        return of_bias * (self.fc8_rate if name.startswith("fc8.") else 1.0)

@@ -1,0 +1,180 @@
+"""Train a detector's SVMs: positives first, then one pass over the images for hard negatives (paper §4.1).
+
+Axes: n windows, d numbers a vector, k classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sppnet.data.detection_images import DetectionImage
+from sppnet.data.sampling import stable_seed
+from sppnet.data.window_labels import label_for_svm, windows_of_image
+from sppnet.errors import DataError
+from sppnet.estimators.hard_negatives import HardNegativeSvm
+from sppnet.features.ahead import Request, rows_ahead
+from sppnet.features.window_source import WindowSource
+from sppnet.tasks.detector import Machines
+
+_ROW_BITS: Final = 20  # of a row's id: which window of the image; above them the image
+
+
+@final
+class Labelling(NamedTuple):
+    """What a window is to an SVM (§4.1)."""
+
+    negative_overlap: float
+    duplicate_overlap: float
+    difficult_positives: bool
+
+
+@final
+class Norm(NamedTuple):
+    """How vectors are scaled: so that those of some random windows have this mean norm."""
+
+    mean: float
+    num_images: int
+    num_windows: int  # of every image
+    seed: int
+
+
+def feature_scale(images: Sequence[DetectionImage], source: WindowSource, norm: Norm) -> Float[Tensor, ""]:
+    """Measure what vectors are to be multiplied by (R-CNN, rcnn_feature_stats.m).
+
+    Raises:
+        DataError: There is no window, or all vectors are zero.
+    """
+    generator = torch.Generator().manual_seed(stable_seed(norm.seed, "norm"))
+    norms = []
+    for index in torch.randperm(len(images), generator=generator)[: norm.num_images].tolist():
+        windows = windows_of_image(images[index].proposals, images[index].truth)
+        some = torch.randperm(len(windows), generator=generator)[: norm.num_windows]
+        norms.append(source.rows(index, windows[some]).double().norm(dim=1))
+    mean = torch.cat(norms).mean() if norms else torch.tensor(torch.nan)
+    if not mean > 0:
+        raise DataError(
+            f"the features of {sum(map(len, norms))} windows of {len(norms)} images have a mean norm of "
+            f"{float(mean):g}; check the proposals and the network's weights"
+        )
+    return (norm.mean / mean).float()
+
+
+@final
+class Miner:
+    """Takes a machine through the images; may be stopped after any of them.
+
+    Args:
+        images: To train on.
+        source: Of their windows' vectors.
+        labelling: Which windows are negatives.
+        scale: What vectors are multiplied by.
+        machine: Fresh.
+        workers: Images whose vectors are computed at a time.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[DetectionImage],
+        source: WindowSource,
+        *,
+        labelling: Labelling,
+        scale: Float[Tensor, ""],
+        machine: HardNegativeSvm,
+        num_classes: int,
+        workers: int,
+    ) -> None:
+        self.images = images
+        self.source = source
+        self.labelling = labelling
+        self.scale = scale
+        self.machine = machine
+        self.num_classes = num_classes
+        self.workers = workers
+        self.num_seen = 0
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on where a state was taken; rows are computed again."""
+        state = dict(state)
+        self.num_seen = int(state.pop("num_seen"))
+        self.machine.restore(state, self._rows_of)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything but the rows."""
+        return {**self.machine.state(), "num_seen": torch.tensor(self.num_seen)}
+
+    def run(self, report: Callable[[int], None]) -> Machines:
+        """Train.
+
+        Args:
+            report: Told how many images were seen, after every one; may take the state, or raise to stop.
+        """
+        if self.num_seen == 0:
+            self._add_positives()
+        labelled: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def requests() -> Iterator[Request]:
+            for index in range(self.num_seen, len(self.images)):
+                labelled[index] = self._negatives(index)
+                yield Request(index, self._windows(index)[labelled[index][0]])
+
+        for request, rows in rows_ahead(self.source, requests(), workers=self.workers):
+            chosen, signs = labelled.pop(request.index)
+            ids = self._id(request.index, is_positive=False) + chosen
+            self.machine.see(rows.mul_(self.scale), signs, ids)
+            self.num_seen = request.index + 1
+            report(self.num_seen)
+        self.machine.finish()
+        return Machines(self.machine.coef, self.machine.intercept, self.scale)
+
+    def _add_positives(self) -> None:
+        positives = {index: self._positives(index) for index in range(len(self.images))}
+        requests = (
+            Request(index, self._windows(index)[rows]) for index, rows in positives.items() if len(rows)
+        )
+        for request, rows in rows_ahead(self.source, requests, workers=self.workers):
+            index = request.index
+            labels = self.images[index].truth.labels[positives[index]]
+            ids = self._id(index, is_positive=True) + positives[index]
+            self.machine.add_positives(rows.mul_(self.scale), labels, ids)
+
+    def _windows(self, index: int) -> Float[Tensor, "n 4"]:
+        return windows_of_image(self.images[index].proposals, self.images[index].truth)
+
+    def _positives(self, index: int) -> Int[Tensor, " n"]:
+        """Which windows of an image are positives: objects stand first."""
+        truth = self.images[index].truth
+        return (~truth.is_difficult | self.labelling.difficult_positives).nonzero()[:, 0]
+
+    def _negatives(self, index: int) -> tuple[Int[Tensor, " n"], Int[Tensor, "n k"]]:
+        """Which windows of an image are negatives of a class, and of which."""
+        image = self.images[index]
+        signs = label_for_svm(
+            image.proposals, image.truth, num_classes=self.num_classes, **self.labelling._asdict()
+        ).signs
+        rows = (signs < 0).any(dim=1).nonzero()[:, 0]
+        return rows, signs[rows]
+
+    @staticmethod
+    def _id(index: int, *, is_positive: bool) -> int:
+        return (2 * index + int(is_positive)) << _ROW_BITS
+
+    def _rows_of(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """Compute rows again: with all that were computed together, because rounding may depend on it."""
+        out = torch.empty(len(ids), self.source.dim)
+        places = ids >> _ROW_BITS
+        wanted = sorted(set(places.tolist()))
+
+        def rows_at(place: int) -> Tensor:
+            index = place // 2
+            return self._positives(index) if place % 2 else self._negatives(index)[0]
+
+        requests = (Request(place // 2, self._windows(place // 2)[rows_at(place)]) for place in wanted)
+        ahead = rows_ahead(self.source, requests, workers=self.workers)
+        for place, (_, rows) in zip(wanted, ahead, strict=True):
+            chosen = (places == place).nonzero()[:, 0]
+            position = torch.searchsorted(rows_at(place), ids[chosen] & ((1 << _ROW_BITS) - 1))
+            out[chosen] = rows.mul_(self.scale)[position]
+        return out

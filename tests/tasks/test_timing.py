@@ -1,0 +1,146 @@
+"""Table 10's timing: what is computed and counted, never how fast."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from sppnet.data.images import resize_short_side
+from sppnet.errors import ConfigError
+from sppnet.features.warped_windows import WarpedWindows
+from sppnet.ops.windows import choose_scale, map_cells, scale_windows
+from sppnet.tasks.timed_methods import RcnnMethod, SppMethod
+from sppnet.tasks.timing import DetectionSeconds, StageSeconds, Stopwatch, time_detection
+
+WINDOWS = torch.tensor([[2.0, 3, 29, 32], [0, 0, 39, 49], [5, 5, 9, 9], [2, 3, 29, 32], [20, 1, 36, 12]])
+SCALES = (40, 72, 120)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three files of 40 x 50 pixels with 5, 3 and 4 proposals."""
+    random = np.random.default_rng(0)
+    listed = []
+    for number, windows in enumerate((WINDOWS, WINDOWS[:3], WINDOWS[1:])):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(random.integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(path)
+        listed.append((path, windows))
+    return listed
+
+
+@pytest.fixture
+def spp(small_net):
+    return SppMethod(net=small_net, scales=SCALES, mapping="centre_inside", scale_target="paper", side=224)
+
+
+@pytest.fixture
+def make_rcnn(small_net):
+    def make(max_windows=None):
+        return RcnnMethod(net=small_net, size=24, context=2, batch_size=2, max_windows=max_windows)
+
+    return make
+
+
+@torch.inference_mode()
+def test_the_spp_features_that_are_timed_are_those_of_slices_of_the_maps(spp, small_net, images):
+    image = Image.open(images[0][0])
+    found = spp.fc7(image, WINDOWS, Stopwatch(CPU))
+    for row, window, scale in zip(
+        found.rows, WINDOWS, choose_scale(WINDOWS, 40, SCALES, "paper").tolist(), strict=True
+    ):
+        maps = small_net.maps(resize_short_side(image, scale)[None].float())
+        size = (maps.shape[2], maps.shape[3])
+        resized = scale_windows(window[None], 40, scale)
+        x1, y1, x2, y2 = map_cells(resized, small_net.backbone.receptive_field, size, "centre_inside")[0]
+        part = maps[:, :, y1 : y2 + 1, x1 : x2 + 1]
+        pooled = torch.cat([functional.adaptive_max_pool2d(part, n).flatten(1) for n in (2, 1)], dim=1)
+        torch.testing.assert_close(row, small_net.fc_features(pooled, "fc7")[0], rtol=1e-4, atol=1e-4)
+
+
+def test_windows_that_cover_the_same_cells_are_computed_once(spp, images):
+    seconds = time_detection(spp, images, num_warmup=0, max_pixels=10_000)
+    assert seconds.num_windows == (5, 3, 4)
+    assert seconds.num_computed == (4, 3, 4)
+
+
+@torch.inference_mode()
+def test_the_r_cnn_features_that_are_timed_are_those_of_warped_windows(make_rcnn, small_net, images):
+    path, windows = images[0]
+    source = WarpedWindows(
+        net=small_net, paths=[path], layer="fc7", size=24, context=2, batch_size=8, max_pixels=10_000
+    )
+    found = make_rcnn().fc7(Image.open(path), windows, Stopwatch(CPU))
+    assert found.num_computed == 5
+    torch.testing.assert_close(found.rows, source.rows(0, windows), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_r_cnn_may_warp_some_windows_but_its_fc_layers_see_as_many_vectors(make_rcnn, images):
+    image = Image.open(images[0][0])
+    whole = make_rcnn().fc7(image, WINDOWS, Stopwatch(CPU)).rows.clone()
+    found = make_rcnn(max_windows=2).fc7(image, WINDOWS, Stopwatch(CPU))
+    assert found.num_computed == 2
+    # Of five windows the first and the third, over and over.
+    torch.testing.assert_close(found.rows, whole[[0, 2, 0, 2, 0]], rtol=1e-4, atol=1e-4)
+
+
+def test_every_stage_of_every_image_takes_time(spp, make_rcnn, images):
+    for method in (spp, make_rcnn()):
+        seconds = time_detection(method, images, num_warmup=1, max_pixels=10_000)
+        assert len(seconds.wall) == len(seconds.cpu) == 3
+        assert all(stage > 0 for image in seconds.wall for stage in image)
+
+
+def test_warming_up_on_more_images_than_there_are_counts_none_twice(spp, images):
+    seconds = time_detection(spp, images, num_warmup=9, max_pixels=10_000)
+    assert len(seconds.wall) == 3
+    assert seconds.num_computed == (4, 3, 4)
+
+
+def test_time_spent_on_a_tenth_of_the_work_counts_ten_times():
+    watch = Stopwatch(CPU)
+    with watch.stage("conv", 10.0):
+        time.sleep(0.02)
+    assert watch.wall.conv >= 0.2
+    assert watch.cpu.conv < watch.wall.conv  # asleep
+
+
+def test_a_stage_entered_twice_adds_up():
+    watch = Stopwatch(CPU)
+    for _ in range(2):
+        with watch.stage("fc"):
+            time.sleep(0.02)
+    assert watch.wall.fc >= 0.04
+    assert watch.wall.total == watch.wall.fc
+
+
+def test_reading_the_file_is_in_no_total():
+    seconds = StageSeconds(decode=100.0, prepare=1.0, conv=2.0, pooling=4.0, fc=8.0)
+    assert seconds.to_pooled == 7
+    assert seconds.total == 15
+
+
+def test_means_and_medians_are_per_image():
+    images = tuple(StageSeconds(conv=conv, fc=1.0) for conv in (1.0, 2.0, 9.0))
+    seconds = DetectionSeconds(
+        wall=images,
+        cpu=images[:1] * 3,
+        num_windows=(1,) * 3,
+        num_computed=(1,) * 3,
+        device="cpu",
+        num_threads=1,
+    )
+    assert seconds.mean("wall").conv == 4
+    assert seconds.median("wall").conv == 2
+    assert seconds.mean("cpu").total == 2
+
+
+@pytest.mark.parametrize("windows", [[], [torch.empty(0, 4)]], ids=["no images", "no proposals"])
+def test_nothing_to_time_is_refused(spp, images, windows):
+    listed = [(images[0][0], some) for some in windows]
+    with pytest.raises(ConfigError, match="expected one or more, all with proposals"):
+        time_detection(spp, listed, num_warmup=0, max_pixels=10_000)
