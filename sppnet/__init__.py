@@ -10,8 +10,14 @@ The paper's sections and where they are:
     3.1.3-3.1.5 views          models/views.py, models/map_views.py
     3.1.6 ensembles            tasks/ensemble.py
     3.2, 3.3 transfer          features, estimators/linear_svm.py, metrics/average_precision.py
-    4.1, A windows             ops/windows.py, ops/window_pooling.py, ops/suppression.py
+    4.1, A windows             ops/windows.py, ops/window_pooling.py, features/spp_windows.py
     4.1, 4.3 proposals         data/proposals.py, data/selective_search.py, data/edge_boxes.py
+    4.1 fine-tuning            tasks/finetuning.py, features/window_batches.py
+    4.1 SVMs, hard negatives   tasks/mining.py, estimators/hard_negatives.py
+    4.1 boxes, suppression     tasks/box_regression.py, tasks/detector.py, metrics/detection_ap.py
+    4.2 R-CNN                  ops/warp.py, features/warped_windows.py
+    4.3 timing                 tasks/timing.py
+    4.4 combination            tasks/detector.py
     4.5 pre-training on DET    data/object_regions.py
 
 The names below work without Hydra and Lightning; they are imported when first used.
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
     from sppnet.data.proposal_files import MatProposals, read_mat
     from sppnet.data.proposals import proposals_of
     from sppnet.data.selective_search import SelectiveSearch
+    from sppnet.estimators.box_regressor import BoxRegressor
+    from sppnet.estimators.hard_negatives import HardNegativeSvm
     from sppnet.estimators.linear_svm import LinearSvm
     from sppnet.features.extract import ExtractView, FeatureCache, FeatureSpec, extract
     from sppnet.metrics.average_precision import AveragePrecision
@@ -44,12 +52,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AveragePrecision": "sppnet.metrics.average_precision",
+    "BoxRegressor": "sppnet.estimators.box_regressor",
     "CropView": "sppnet.models.views",
     "EdgeBoxes": "sppnet.data.edge_boxes",
     "ExtractView": "sppnet.features.extract",
     "FeatureCache": "sppnet.features.extract",
     "FeatureSpec": "sppnet.features.extract",
     "FullView": "sppnet.models.views",
+    "HardNegativeSvm": "sppnet.estimators.hard_negatives",
     "LayeredBackbone": "sppnet.models.backbones",
     "LinearSvm": "sppnet.estimators.linear_svm",
     "ManyViews": "sppnet.models.map_views",
@@ -82,12 +92,14 @@ _HOMES = {
 
 __all__ = [
     "AveragePrecision",
+    "BoxRegressor",
     "CropView",
     "EdgeBoxes",
     "ExtractView",
     "FeatureCache",
     "FeatureSpec",
     "FullView",
+    "HardNegativeSvm",
     "LayeredBackbone",
     "LinearSvm",
     "ManyViews",

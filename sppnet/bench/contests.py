@@ -18,6 +18,7 @@ from sppnet.bench.detection import (
     spp_vs_rcnn,
     spp_vs_rcnn_five,
 )
+from sppnet.bench.hard_negatives import hard_negatives
 from sppnet.bench.svm import svm_dual, svm_primal
 from sppnet.bench.views import many_views
 from sppnet.bench.windows import suppress, window_pooling
@@ -122,6 +123,7 @@ CONTESTS: dict[str, Callable[[], Contest]] = {
     "many_views": many_views,
     "svm_primal": svm_primal,
     "svm_dual": svm_dual,
+    "svm_hard_negatives": hard_negatives,
     "spp_vs_rcnn": spp_vs_rcnn,
     "spp_vs_rcnn_five": spp_vs_rcnn_five,
     "spp_maps_vs_rcnn": spp_maps_vs_rcnn,

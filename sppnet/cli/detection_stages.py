@@ -127,6 +127,8 @@ def mine(stage: Stage) -> Outcome:
     metrics = {
         "svm/num_images": len(images),
         "svm/num_features": source.dim,
+        "svm/num_dropped": miner.machine.num_dropped,
+        "svm/worst_gap": float(miner.machine.gap.max()),
         "svm/seconds": round(time.perf_counter() - began, 3),
     }
     return Outcome(metrics, (MACHINES, "classes.json"))

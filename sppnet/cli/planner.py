@@ -102,7 +102,7 @@ class Planner:
             plan = DetectionPlan(self, overrides, composed, config)
             after, built_on = plan.cell()
             place = {**place, "stage": plan.stage}
-        elif config["transfer"] is not None:
+        elif config["transfer"] is not None and not config["detection"]:
             after = self._features(overrides, composed, config)
             place = {**place, "stage": "transfer"}
             built_on = {"network": str(after[0].directory.path)}

@@ -74,7 +74,7 @@ class HardNegativeSvm:
         ResourceError: `max_rows` is beyond the machine.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913 - each is one key of conf
         self,
         *,
         num_classes: int,
@@ -89,11 +89,8 @@ class HardNegativeSvm:
         retrain_after: int,
         max_rows: int,
     ) -> None:
-        for name, value in (
-            ("num_classes", num_classes),
-            ("num_features", num_features),
-            ("max_rows", max_rows),
-        ):
+        sizes = {"num_classes": num_classes, "num_features": num_features, "max_rows": max_rows}
+        for name, value in sizes.items():
             if value < 1:
                 raise ConfigError(f"{name}={value} must be positive")
         if not evict_below < hard_above:

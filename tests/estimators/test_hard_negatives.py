@@ -261,7 +261,8 @@ def test_a_row_that_another_class_wants_now_is_not_given_up():
 
 
 def test_what_is_not_held_has_no_dual_variable(images):
-    for svm in (images.mined(), images.mined(max_rows=100, svm_c=1e-4)):
+    # Solved loosely, easy negatives still have some when they are given up.
+    for svm in (images.mined(tolerance=0.9), images.mined(max_rows=100, svm_c=1e-4)):
         state = svm.state()
         assert state["duals"][state["signs"] == 0].abs().max() == 0
 
