@@ -22,7 +22,7 @@ ROWS = {
     "many_views": "96 + 2 views of a JPEG, Overfeat-7, against its conv passes alone (0.77: 1.3 times)",
     "svm_primal": "20 one-vs-rest SVMs, 5011x4096, C=1, against LinearSVC (4 classes timed, x5); differ: gap",
     "svm_dual": "20 one-vs-rest SVMs, 5011x12800, C=1, against LinearSVC (4 classes timed, x5); differ: gap",
-    "svm_hard_negatives": "20 SVMs, 10000 windows x 12800, hinge, against LinearSVC (4 timed, x5); differ: gap",
+    "svm_hard_negatives": "20 SVMs, 10000 windows x 12800, hinge, against LinearSVC (4 timed, x5)",
     "spp_vs_rcnn": "2000 windows of 500x375 to fc7, ZF-5 at 688, against R-CNN alike (125 timed, x16)",
     "spp_vs_rcnn_five": "the same at five scales",
     "spp_maps_vs_rcnn": "its convolutions alone at 688, against R-CNN's (16 windows timed, x125)",

@@ -1,11 +1,12 @@
 """Checks of what detectors are trained on and with: protocol, windows, target, paths."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sppnet.cli.rules import Rule, are_sides, at_least, check, is_side, one_of
 from sppnet.cli.transfer_rules import check_target
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, DataError
 
 
 def _is_overlap(value: Any) -> bool:
@@ -70,7 +71,7 @@ def check_detection(config: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: A value is out of range, the target has no boxes, or two values contradict each other.
-        DataError: The folder with the target does not exist.
+        DataError: The folder with the target, or a file of proposals, does not exist.
     """
     windows = config["windows"]
     rules = RULES + (_RCNN_RULES if windows["method"] == "rcnn" else _SPP_RULES)
@@ -89,12 +90,30 @@ def check_detection(config: Mapping[str, Any]) -> None:
             "target=shapes_voc"
         )
     check_target(config)
+    _check_files(config)
+    if config["ensemble"] and config["detection"]["layer"] == "time":
+        raise ConfigError("detection=time finds nothing that an ensemble could combine; leave ensemble out")
     if not config["pyramid"]["any_size"] and windows["method"] == "spp":
         raise ConfigError("pyramid=none cannot pool windows (§2.3); choose pyramid=bins50 or windows=rcnn")
     if not config["trained"] and config["detection"]["layer"] in ("fc6", "fc7"):
         _check_head(config)
     if config["finetuning"]["background_overlap"] >= config["finetuning"]["positive_overlap"]:
         raise ConfigError("finetuning.background_overlap must be below finetuning.positive_overlap")
+
+
+def _check_files(config: Mapping[str, Any]) -> None:
+    """Refuse files of proposals that are not there, before a network is trained."""
+    for key in ("proposals", "test_proposals"):
+        for file in _files(config[key] or {}):
+            if not Path(file).expanduser().is_file():
+                raise DataError(f"{key}.paths: {file}: no such file (looked at {Path(file).absolute()})")
+
+
+def _files(source: Mapping[str, Any]) -> Iterator[str]:
+    """The files that a source of proposals reads, or those of its parts."""
+    yield from source.get("paths", ())
+    for part in source.get("sources", {}).values():
+        yield from _files(part)
 
 
 def _check_head(config: Mapping[str, Any]) -> None:

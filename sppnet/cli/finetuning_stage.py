@@ -35,6 +35,7 @@ def fit(
 
     from sppnet.cli.parts import build_trainer, loggers
     from sppnet.run.checkpoints import newest_checkpoint
+    from sppnet.run.progress import Step
     from sppnet.tasks.finetuning import WindowFineTuningTask
 
     settings, path = stage.settings, stage.directory.path
@@ -42,8 +43,15 @@ def fit(
     seed_everything(settings["seed"], verbose=False)
     pretrained, _ = load_network(stage.config, Path(settings["cell"]["network"]), classes=None)
     net = _with_new_output(stage, pretrained, num_outputs=1 + len(classes))
+    fc6_rate = 1.0
+    if chosen["fresh"]:
+        stage.report(Step("scaling features", 0, 1, ""))
+        source = _source(settings, stage, pretrained, images, is_mirrored=False)
+        fc6_rate = _begin_anew(net, _scale(stage, images, source), settings["mining"]["mean_norm"])
     names = ("learning_rate", "momentum", "weight_decay", "bias_rate", "fc8_rate", "num_steps", "drop_at")
-    task = WindowFineTuningTask(net=net, trains=chosen["trains"], **{name: chosen[name] for name in names})
+    task = WindowFineTuningTask(
+        net=net, trains=chosen["trains"], fc6_rate=fc6_rate, **{name: chosen[name] for name in names}
+    )
     checkpoint = newest_checkpoint(path)
     with loggers(stage.config, path, run_id=identity_key(settings)) as active:
         trainer = build_trainer(settings, path, stage.interruption, active, stage.report, epochs=1)
@@ -77,6 +85,31 @@ def _with_new_output(stage: Stage, pretrained: "SppNet", *, num_outputs: int) ->
         net.fc8.weight.normal_(std=_FC8_DEVIATION, generator=generator)
         net.fc8.bias.zero_()
     return net
+
+
+def _scale(stage: Stage, images: "Sequence[DetectionImage]", source: Any) -> float:
+    """What pooled vectors are multiplied by to have the mean norm that those of SVMs have."""
+    from sppnet.tasks.mining import Norm, feature_scale
+
+    mining = stage.settings["mining"]
+    norm = Norm(mining["mean_norm"], mining["norm_images"], mining["norm_windows"], seed=3)
+    return float(feature_scale(images, source, norm))
+
+
+def _begin_anew(net: "SppNet", scale: float, mean_norm: float) -> float:
+    """Draw fc6 and fc7 at random, as if pooled vectors had this mean norm; return fc6's rate.
+
+    The factor is a part of fc6: weights `scale` times as large, which learn `scale` squared times as fast,
+    see the vectors as they are and change as those that see scaled ones. Deviations are He's: responses
+    keep their size from layer to layer.
+    """
+    import torch
+
+    with torch.no_grad():
+        for layer, size, factor in ((net.fc6, mean_norm, scale), (net.fc7, net.fc7.in_features**0.5, 1.0)):
+            layer.weight.normal_(std=factor * 2**0.5 / size)
+            layer.bias.zero_()
+    return scale**2
 
 
 def _data(stage: Stage, pretrained: "SppNet", images: "Sequence[DetectionImage]") -> "WindowDataModule":

@@ -18,6 +18,7 @@ VERBS: Final = {
     "ensemble": "average the scores of finished runs that were tested on the same images",
     "cache": "list the features kept on disk (cache stat), check them (verify), make room (gc)",
     "data": "count the images of a data set (data show) or read every file (data verify)",
+    "detect": "find objects in your pictures with a trained detector: boxes drawn, and a list",
     "proposals": "compute the proposals of an image set, and how many objects they cover",
     "bench": "time our kernels against their peers, side by side",
 }
@@ -30,6 +31,8 @@ run     sppnet experiment=table2 preset=mini                      a table, small
         sppnet experiment=table2 data=imagenet data.root=DIR      the paper's scale
         sppnet experiment=table7 preset=mini                      SVMs on frozen features; table3 ... table8,
                                                                   in_text test_sizes warp lowshot short_side
+        sppnet experiment=table9 preset=mini                      detection; table9 ... table13, edge_boxes
+        sppnet detect photos '*.jpg' --detector runs/table9/NAME  boxes on your own pictures (Fig. 6)
         sppnet backbone=zf5,overfeat5 pyramid=none,bins50 preset=mini    a sweep of your own
         The same command again goes on where it stopped and skips what is done.
 

@@ -85,7 +85,11 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
 
 
 def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
-    """All cells of a sweep, rows outermost, seeds innermost."""
+    """All cells of a sweep, rows outermost, seeds innermost.
+
+    Raises:
+        ConfigError: The table has none of them.
+    """
     names = sorted(layout.axes, key=lambda name: (name == layout.repeats, list(layout.axes).index(name)))
     made = []
     for values in itertools.product(*(layout.axes[name] for name in names)):
@@ -99,6 +103,9 @@ def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
                 _seed(layout.repeats, choice.get(layout.repeats, str(default_seed))),
             )
         )
+    if not made:
+        asked = ", ".join(f"{name}={','.join(values)}" for name, values in layout.axes.items())
+        raise ConfigError(f"the table has none of the cells {asked}; see table.skip in its experiment file")
     return made
 
 

@@ -124,6 +124,7 @@ class FinetuningConf:
     weight_decay: float = MISSING
     bias_rate: float = MISSING
     fc8_rate: float = MISSING
+    fresh: bool = MISSING
     images_per_chunk: int = MISSING
     chunk_steps: int = MISSING
     chunk_gb: float = MISSING

@@ -67,7 +67,8 @@ def check_target(config: Mapping[str, Any]) -> None:
     root = target["root"]
     is_made = "hapes" in target["_target_"] or "hapes" in target.get("reader", {}).get("_target_", "")
     if root is None and not is_made:
-        raise ConfigError(f"paths.data is missing: give the folder that holds {target['name']}")
+        key = "paths.det" if target["name"] == "ILSVRC DET" else "paths.data"
+        raise ConfigError(f"{key} is missing: give the folder that holds {target['name']}")
     if root is not None and not Path(root).expanduser().is_dir():
         raise DataError(
             f"paths.data={root}: no such directory (looked at {Path(root).expanduser().absolute()})"

@@ -107,7 +107,10 @@ def validate_data(data: Mapping[str, Any]) -> None:
     root = data.get("root")
     is_made = data["reader"]["_target_"].endswith("ShapesReader")  # makes its own folder
     if root is None and not is_made:
-        raise ConfigError(f"data.root is missing: give the folder of {data['name']} with data.root=DIR")
+        key = "data.root"
+        if data["reader"]["_target_"].endswith("VocObjectReader"):
+            key = "paths.det (data.root without an experiment)"
+        raise ConfigError(f"data.root is missing: give the folder of {data['name']} with {key}=DIR")
     if root is not None and not is_made and not Path(root).expanduser().is_dir():
         raise DataError(
             f"data.root={root}: no such directory (looked at {Path(root).expanduser().absolute()})"

@@ -58,6 +58,7 @@ class RowCache:
         self.signs: NDArray[np.int8] = np.zeros((max_rows, num_classes), dtype=np.int8)
         self.duals: NDArray[np.float64] = np.zeros((max_rows, num_classes))
         self.size = 0
+        self._was_full = False
 
     def held(self) -> NDArray[np.int64]:
         """Slots in use, the lowest first."""
@@ -134,14 +135,18 @@ class RowCache:
             highest[start : start + _PORTION] = np.where(self.signs[rows] < 0, scores, -np.inf).max(axis=1)
         dropped = negatives[np.argsort(-highest, kind="stable")[max(0, num_kept) :]]
         self.signs[dropped], self.duals[dropped] = 0, 0
-        _log.warning(
-            "mining.max_rows=%d is full: %d negatives that score lowest are given up", max_rows, len(dropped)
+        _log.log(
+            logging.DEBUG if self._was_full else logging.WARNING,  # again every few images from then on
+            "mining.max_rows=%d is full: %d negatives that score lowest are given up",
+            max_rows,
+            len(dropped),
         )
+        self._was_full = True
         return len(dropped)
 
     def state(self) -> dict[str, Tensor]:
         """All but the rows."""
-        parts = {"ids": self.ids, "signs": self.signs, "duals": self.duals}
+        parts: dict[str, NDArray[np.generic]] = {"ids": self.ids, "signs": self.signs, "duals": self.duals}
         return {name: torch.from_numpy(part[: self.size].copy()) for name, part in parts.items()}
 
     def restore(

@@ -78,7 +78,7 @@ class SppWindows:
         """
         short_side = min(self.maps.size(index))
         if scales is None:
-            scales = choose_scale(windows, short_side, self.scales, self.scale_target, side=self.side)
+            scales = self._scales_of(windows, short_side)
         out = torch.empty(len(windows), self.dim)
         for scale in sorted(set(scales.tolist())):
             rows = (scales == scale).nonzero()[:, 0]
@@ -89,11 +89,35 @@ class SppWindows:
                 out[rows] = found
         return out
 
+    def places(self, index: int, windows: Float[Tensor, "n 4"]) -> Int[Tensor, "n 5"]:
+        """Tell what windows of one image are pooled from: windows of equal places have equal vectors.
+
+        Returns:
+            Scale, first column, first row, last column, last row: cells of the map, inclusive.
+
+        Raises:
+            ValueError: A window is inverted or not finite.
+        """
+        short_side = min(self.maps.size(index))
+        scales = self._scales_of(windows, short_side)
+        out = torch.empty(len(windows), 5, dtype=torch.int64)
+        for scale in sorted(set(scales.tolist())):
+            rows = (scales == scale).nonzero()[:, 0]
+            cells = self._cells(self.maps.at(index, scale), scale_windows(windows[rows], short_side, scale))
+            out[rows] = torch.cat([scales[rows, None], cells], dim=1)
+        return out
+
+    def _scales_of(self, windows: Tensor, short_side: int) -> Int[Tensor, " n"]:
+        return choose_scale(windows, short_side, self.scales, self.scale_target, side=self.side)
+
+    def _cells(self, maps: Tensor, windows: Tensor) -> Int[Tensor, "n 4"]:
+        height, width = maps.shape[1:]
+        return map_cells(windows, self._field, (height, width), self.mapping)
+
     def _at(self, index: int, scale: int, windows: Tensor, out: Tensor | None) -> Float[Tensor, "n d"]:
         """Vectors of windows of an image that was resized."""
         net, maps = self.net, self.maps.at(index, scale)
-        height, width = maps.shape[1:]
-        cells = map_cells(windows, self._field, (height, width), self.mapping)
+        cells = self._cells(maps, windows)
         if self.layer == "pool":
             return pool_windows(maps, cells, net.levels, order=self.order, out=out)
         different, inverse = unique_cells(cells)

@@ -6,31 +6,22 @@ score at its upper left corner. Boxes are x1 y1 x2 y2, 0-based inclusive pixels 
 
 import colorsys
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple, final
 
-import numpy as np
-from jaxtyping import Int
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from sppnet.errors import ConfigError
+from sppnet.figures.labels import Corners, Label, Rgb, draw_labels
 from sppnet.metrics.detection_ap import Detections, Truth
 
 # Hues round the circle, three shades in turn: of 24 such colours the two most alike differ by 21 (CIE
 # 1976, where 2.3 is just noticeable); hues alone come to 5, the palettes of 20 in use elsewhere to 17.
 _NUM_COLOURS = 24
 _SHADES = ((1.0, 1.0), (0.55, 1.0), (1.0, 0.55))  # saturation, value
-_LINE = 220  # the picture's long side is so many line widths: 2 pixels of VOC's 500 ...
-_TEXT = 38  # ... and so many text heights: 13 pixels
-_LEAST_USUAL_TEXT = 10  # pixels; smaller ones cannot be read with ease ...
-_LEAST_TEXT = 6  # ... and these not at all
-_BRIGHT = 140  # of 255; black text on brighter colours, white on the others
+_LINE = 220  # the picture's long side is so many line widths: 2 pixels of VOC's 500
 _DASH = 4  # line widths
-
-Rgb = tuple[int, int, int]
-Corners = tuple[int, int, int, int]
 
 
 @final
@@ -40,15 +31,6 @@ class NamedDetection(NamedTuple):
     name: str  # of the class
     score: float
     box_xyxy: tuple[float, float, float, float]
-
-
-@final
-class _Label(NamedTuple):
-    """A text and the rectangle it fills."""
-
-    text: str
-    corners: Corners  # both ends belong to it
-    colour: Rgb
 
 
 def name_detections(
@@ -116,14 +98,13 @@ def draw_detections(
     if truth is not None:
         for box, label in zip(truth.boxes_xyxy.tolist(), truth.labels.tolist(), strict=True):
             _draw_dashed(drawing, _corners(box, picture.size), colours[classes[label]], width)
-    found = name_detections(detections, classes, score_above=show_above)
-    for one in reversed(found):
-        corners = _corners(one.box_xyxy, picture.size)
-        drawing.rectangle(corners, outline=colours[one.name], width=width)
-    if found:
-        font = _font(picture.size, [_text(one) for one in found])
-        for label in reversed(_place_labels(found, picture.size, font, colours)):
-            _draw_label(drawing, label, font)
+    labels = [
+        Label(f"{one.name}: {one.score:.2f}", _corners(one.box_xyxy, picture.size), colours[one.name])
+        for one in name_detections(detections, classes, score_above=show_above)
+    ]
+    for label in reversed(labels):
+        drawing.rectangle(label.box, outline=label.colour, width=width)
+    draw_labels(drawing, labels, picture.size)
     return picture
 
 
@@ -187,84 +168,3 @@ def _draw_dashed(drawing: ImageDraw.ImageDraw, corners: Corners, colour: Rgb, wi
     for start in range(y1, y2 + 1, 2 * dash):
         for x in (x1, max(x1, x2 - thick)):
             drawing.rectangle((x, start, x + thick, min(start + dash - 1, y2)), fill=colour)
-
-
-def _text(one: NamedDetection) -> str:
-    return f"{one.name}: {one.score:.2f}"
-
-
-def _font(size: tuple[int, int], texts: Sequence[str]) -> ImageFont.FreeTypeFont:
-    """Text in proportion to the picture, smaller where the longest would not fit into its width."""
-    height = max(_LEAST_USUAL_TEXT, round(max(size) / _TEXT))
-    font = _font_of(height)
-    widest = max(_label_size(text, font)[0] for text in texts)
-    return font if widest <= size[0] else _font_of(max(_LEAST_TEXT, int(height * size[0] / widest)))
-
-
-def _font_of(height: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(height)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels bring FreeType
-    return font
-
-
-def _label_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
-    """Width and height of a label, with its margin."""
-    ascent, descent = font.getmetrics()
-    return math.ceil(font.getlength(text)) + 2 * _margin(font), ascent + descent
-
-
-def _margin(font: ImageFont.FreeTypeFont) -> int:
-    return max(1, round(font.size / 5))
-
-
-def _place_labels(
-    found: Sequence[NamedDetection],
-    size: tuple[int, int],
-    font: ImageFont.FreeTypeFont,
-    colours: Mapping[str, Rgb],
-) -> list[_Label]:
-    """Give every label the place, of eight at its box, where it hides the least of those before it."""
-    placed = np.zeros((0, 4), dtype=np.int64)
-    labels: list[_Label] = []
-    for one in found:
-        text = _text(one)
-        places = _places(_corners(one.box_xyxy, size), _label_size(text, font), size)
-        corners = places[_hidden(places, placed).argmin()]
-        placed = np.vstack([placed, corners])
-        x1, y1, x2, y2 = corners.tolist()
-        labels.append(_Label(text, (x1, y1, x2, y2), colours[one.name]))
-    return labels
-
-
-def _places(box: Corners, label: tuple[int, int], size: tuple[int, int]) -> Int[np.ndarray, "8 4"]:
-    """Where a label may stand, moved into the picture; above the box's upper left corner before all."""
-    x1, y1, x2, y2 = box
-    width, height = label
-    right, bottom = x2 + 1 - width, y2 + 1 - height
-    above, below = y1 - height, y2 + 1
-    corners = np.array(
-        [
-            *((x1, above), (x1, y1), (right, above), (right, y1)),
-            *((x1, bottom), (x1, below), (right, bottom), (right, below)),
-        ]
-    )
-    room = np.maximum(np.array(size) - label, 0)
-    corners = corners.clip(0, room)
-    return np.hstack([corners, corners + label - 1])
-
-
-def _hidden(places: Int[np.ndarray, "8 4"], placed: Int[np.ndarray, "n 4"]) -> Int[np.ndarray, "8"]:
-    """How many pixels of labels already placed each place would hide."""
-    upper = np.maximum(places[:, None, :2], placed[None, :, :2])
-    lower = np.minimum(places[:, None, 2:], placed[None, :, 2:])
-    return (lower - upper + 1).clip(min=0).prod(axis=2).sum(axis=1)
-
-
-def _draw_label(drawing: ImageDraw.ImageDraw, label: _Label, font: ImageFont.FreeTypeFont) -> None:
-    red, green, blue = label.colour
-    brightness = 0.299 * red + 0.587 * green + 0.114 * blue
-    drawing.rectangle(label.corners, fill=label.colour)
-    x, y = label.corners[:2]
-    drawing.text(
-        (x + _margin(font), y), label.text, font=font, fill="black" if brightness > _BRIGHT else "white"
-    )

@@ -54,12 +54,13 @@ IGNORED: Final = {"network": NOT_TRAINING, "features": NOT_FEATURES}
 # Stages of detection, one behind the other: what of the configuration decides their results, beside the runs
 # that they build on and the images they look at.
 _WINDOWS: Final = ("target", "proposals", "windows")
+_NORM: Final = ("mining.mean_norm", "mining.norm_images", "mining.norm_windows")
 DECIDED_BY: Final = {
     "proposals": ("target", "proposals"),
     "maps": ("target",),
-    "finetuning": (*_WINDOWS, "finetuning", "head", "seed"),
+    "finetuning": (*_WINDOWS, "finetuning", *_NORM, "head", "seed"),
     "machines": (*_WINDOWS, "mining", "detection.layer"),
-    "regressors": (*_WINDOWS, "boxes", "mining.norm_images", "mining.norm_windows"),
+    "regressors": (*_WINDOWS, "boxes", *_NORM),
 }
 _PLACE: Final = ("network", "image_set", "scale", "is_mirrored")
 _MAX_SLUG = 80

@@ -112,7 +112,8 @@ def move_objects(
 def combine(members: Sequence[Detections], num_classes: int, suppression: Suppression) -> Detections:
     """Suppress the union of what several detectors found in an image, class by class (§4.4).
 
-    A detector combined with itself finds what it found: an equal box is suppressed by its double.
+    A detector combined with itself finds what it found: with `max_overlap` under 1, a box is suppressed by
+    its double.
     """
     boxes, scores, labels = (torch.cat(part) for part in zip(*members, strict=True))
     per_class = scores.new_full((len(scores), num_classes), -torch.inf)

@@ -32,6 +32,7 @@ class WindowFineTuningTask(LightningModule):
         weight_decay: On weights and biases.
         bias_rate: Learning rate of the biases over that of the weights (2 in the release).
         fc8_rate: Learning rate of the new layer, fc8, over that of the others (1 in §4.1, 10 in R-CNN).
+        fc6_rate: Learning rate of fc6's weights over that of the others (1, but for vectors of another size).
         num_steps: Of the whole training, as the data module has it.
         drop_at: Fractions of them at which the learning rate is divided by 10; rising, in (0, 1).
         trains: "fc": the convolutions are fixed, and inputs are pooled windows (SPP). "all": inputs are
@@ -50,6 +51,7 @@ class WindowFineTuningTask(LightningModule):
         weight_decay: float,
         bias_rate: float,
         fc8_rate: float,
+        fc6_rate: float,
         num_steps: int,
         drop_at: Sequence[float],
         trains: Literal["fc", "all"],
@@ -65,6 +67,7 @@ class WindowFineTuningTask(LightningModule):
         self.weight_decay = weight_decay
         self.bias_rate = bias_rate
         self.fc8_rate = fc8_rate
+        self.fc6_rate = fc6_rate
         # Lightning's own count, asked for while optimisers are made, sets the loader up before a checkpoint's
         # state is there to be loaded into it: a resumed run would begin with the first batch again.
         self.milestones = [round(fraction * num_steps) for fraction in drop_at]
@@ -122,4 +125,6 @@ class WindowFineTuningTask(LightningModule):
     def _rate(self, name: str) -> float:
         """Learning rate of a parameter over `learning_rate`."""
         of_bias = self.bias_rate if name.endswith("bias") else 1.0
+        if name == "fc6.weight":
+            return self.fc6_rate
         return of_bias * (self.fc8_rate if name.startswith("fc8.") else 1.0)

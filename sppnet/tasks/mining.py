@@ -13,9 +13,10 @@ from torch import Tensor
 from sppnet.data.detection_images import DetectionImage
 from sppnet.data.sampling import stable_seed
 from sppnet.data.window_labels import label_for_svm, windows_of_image
-from sppnet.errors import DataError
+from sppnet.errors import ConfigError, DataError
 from sppnet.estimators.hard_negatives import HardNegativeSvm
 from sppnet.features.ahead import Request, rows_ahead
+from sppnet.features.spp_windows import SppWindows
 from sppnet.features.window_source import WindowSource
 from sppnet.tasks.detector import Machines
 
@@ -29,6 +30,7 @@ class Labelling(NamedTuple):
     negative_overlap: float
     duplicate_overlap: float
     difficult_positives: bool
+    duplicate_cells: bool  # whether the later of two negatives pooled from the same cells is left out
 
 
 @final
@@ -72,7 +74,11 @@ class Miner:
         labelling: Which windows are negatives.
         scale: What vectors are multiplied by.
         machine: Fresh.
+        num_classes: k.
         workers: Images whose vectors are computed at a time.
+
+    Raises:
+        ConfigError: `duplicate_cells` of windows that are not pooled from maps.
     """
 
     def __init__(
@@ -86,6 +92,10 @@ class Miner:
         num_classes: int,
         workers: int,
     ) -> None:
+        if labelling.duplicate_cells and not isinstance(source, SppWindows):
+            raise ConfigError(
+                "mining.duplicate_cells=true: warped windows cover no cells of a map; set it to false"
+            )
         self.images = images
         self.source = source
         self.labelling = labelling
@@ -150,10 +160,18 @@ class Miner:
 
     def _negatives(self, index: int) -> tuple[Int[Tensor, " n"], Int[Tensor, "n k"]]:
         """Which windows of an image are negatives of a class, and of which."""
-        image = self.images[index]
-        signs = label_for_svm(
-            image.proposals, image.truth, num_classes=self.num_classes, **self.labelling._asdict()
-        ).signs
+        image, rules = self.images[index], self.labelling
+        windows, signs = label_for_svm(
+            image.proposals,
+            image.truth,
+            num_classes=self.num_classes,
+            negative_overlap=rules.negative_overlap,
+            duplicate_overlap=rules.duplicate_overlap,
+            difficult_positives=rules.difficult_positives,
+        )
+        if rules.duplicate_cells:
+            assert isinstance(self.source, SppWindows), "others were refused"
+            signs = _leave_out_repeated(signs, self.source.places(index, windows))
         rows = (signs < 0).any(dim=1).nonzero()[:, 0]
         return rows, signs[rows]
 
@@ -178,3 +196,13 @@ class Miner:
             position = torch.searchsorted(rows_at(place), ids[chosen] & ((1 << _ROW_BITS) - 1))
             out[chosen] = rows.mul_(self.scale)[position]
         return out
+
+
+def _leave_out_repeated(signs: Int[Tensor, "n k"], places: Int[Tensor, "n 5"]) -> Int[Tensor, "n k"]:
+    """Of a class's negatives at one place, only the first stays (the authors' code merges them)."""
+    different, place = torch.unique(places, dim=0, return_inverse=True)
+    number, place = torch.arange(len(signs))[:, None], place[:, None].expand_as(signs)
+    of_negatives = torch.where(signs < 0, number, len(signs))
+    first = torch.full((len(different), signs.shape[1]), len(signs))
+    first.scatter_reduce_(0, place, of_negatives, "amin")
+    return torch.where((signs < 0) & (first.gather(0, place) < number), 0, signs)

@@ -19,9 +19,9 @@ from sppnet.run.directory import identity_key
 EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
 # A table for real weights names its preset itself; every other is run in these.
 PRESETS = ["mini", pytest.param("paper", marks=pytest.mark.slow)]
-OWN_PRESET = {"table6_squeezenet", "table7_squeezenet"}
+OWN_PRESET = {"table6_squeezenet", "table7_squeezenet", "table9_squeezenet"}
 # What the command line gives: folders, and a file of weights that nobody opens here.
-GIVEN = ("data.root=.", "paths.data=.", "paths.weights=x")
+GIVEN = ("data.root=.", "paths.data=.", "paths.det=.", "paths.weights=x")
 # Given by the code that puts the parts together, not by YAML.
 GIVEN_LATER = {"net", "backbone"}
 # Rows a user may add to a table.

@@ -1,5 +1,6 @@
 """Mining keeps what R-CNN's rules keep, and its weights are liblinear's on what it kept."""
 
+import logging
 import math
 
 import numpy as np
@@ -248,6 +249,16 @@ def test_a_full_cache_gives_up_the_negatives_that_score_lowest():
     # Room for one more: a tenth of the five is freed, which is the lowest of them.
     assert sorted(svm.state()["ids"].tolist()) == [100, 300, 301, 302, 303]
     assert svm.num_dropped == 1
+
+
+def test_a_full_cache_warns_once(caplog):
+    caplog.set_level(logging.DEBUG, "sppnet")
+    svm = on_a_line(max_rows=5, retrain_after=2000)
+    for first_id in range(300, 306):
+        show(svm, [first_id / 1000], first_id)
+    assert svm.num_dropped == 3
+    full = [record for record in caplog.records if "mining.max_rows=5 is full" in record.getMessage()]
+    assert [record.levelname for record in full] == ["WARNING", "DEBUG", "DEBUG"]
 
 
 def test_a_row_that_another_class_wants_now_is_not_given_up():

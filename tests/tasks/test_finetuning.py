@@ -28,6 +28,7 @@ TASK = {
     "weight_decay": 0.0005,
     "bias_rate": 2.0,
     "fc8_rate": 1.0,
+    "fc6_rate": 1.0,
     "num_steps": 12,
     "drop_at": [5 / 6],
     "trains": "fc",
