@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from sppnet.cli.detection_cells import classes_of, read_parts
 from sppnet.cli.detection_inputs import windows_of
 from sppnet.cli.trained import load_network
-from sppnet.errors import ArtifactError
+from sppnet.errors import ArtifactError, DataError, SppnetError
 from sppnet.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # import torch
@@ -61,7 +61,12 @@ class LoadedDetector:
         from sppnet.tasks.detection import detect
 
         image = read_image(path, upright=True, max_pixels=self._max_pixels)
-        windows = self._source.propose(image)
+        try:
+            windows = self._source.propose(image)
+        except SppnetError:
+            raise
+        except Exception as error:  # OpenCV's own
+            raise DataError(f"{path}: no proposals ({type(error).__name__}: {error})") from error
         with self._lock:
             number = len(self._paths)
             self._paths.append(path)

@@ -7,6 +7,7 @@ image that was kept and in a new one; the maxima that windows are pooled to lose
 Axes: c channels, h w cells.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from sppnet.features.specs import FeatureSpec
 from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
 
+log = logging.getLogger(__name__)
 _MAPS = FeatureSpec("conv5", None)
 _SECONDS_BETWEEN_LOOKS = 0.05
 _LARGEST = torch.finfo(torch.float16).max
@@ -118,7 +120,13 @@ class ConvMaps:
         for index in missing:
             width, height = self.size(index)
             cells += round(width * height * (scale / min(width, height) / self._stride) ** 2)
-        self._cache.require_space(2 * cells * entry.dim)
+        num_bytes = 2 * cells * entry.dim
+        self._cache.require_space(num_bytes)
+        if missing:
+            log.info(
+                f"{self.net.backbone.name}: maps of {len(missing)} images at {scale} pixels: "
+                f"about {num_bytes / 1e9:.2f} GB will be written to {self._cache.root}"
+            )
 
     @property
     def _stride(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sppnet.tables.escape import clean
-from sppnet.tables.records import Cell, Claim, Metric, Setting, Table
+from sppnet.tables.records import Cell, Claim, Measurement, Metric, Setting, Table
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Comparison:
         num_images: Test images behind each of the two; None where not recorded.
         sampling_error: The larger of the two numbers' binomial standard errors, if they are shares of
             those images.
+        times: Of seconds, the worse cell over the better one, ours and the paper's: so many times as fast.
     """
 
     place: Setting
@@ -36,6 +37,7 @@ class Comparison:
     standard_error: float
     num_images: int | None
     sampling_error: float
+    times: tuple[float, float | None] | None
 
 
 def judge(table: Table, claim: Mapping[str, Any]) -> Claim:
@@ -112,7 +114,16 @@ def _compare(metric: Metric, place: Setting, better: Cell, worse: Cell) -> Compa
         standard_error=math.sqrt(sum((one.std or 0.0) ** 2 / one.n for one in (ours, other))),
         num_images=num_images,
         sampling_error=max(100 * math.sqrt(share * (1 - share) / (num_images or 1)) for share in shares),
+        times=_times(ours, other) if metric.unit == "seconds" else None,
     )
+
+
+def _times(ours: Measurement, other: Measurement) -> tuple[float, float | None] | None:
+    """How many times as fast, ours and the paper's."""
+    if not ours.ours or other.ours is None:
+        return None
+    paper = other.paper / ours.paper if ours.paper and other.paper is not None else None
+    return other.ours / ours.ours, paper
 
 
 def _better(finished: Sequence[Comparison]) -> tuple[bool, str]:
@@ -161,6 +172,10 @@ def _flatter(
 
 
 def _by_how_much(pair: Comparison, metric: Metric) -> str:
+    if pair.times is not None:
+        ours, theirs = pair.times
+        paper = f" (paper {theirs:.1f})" if theirs is not None else ""
+        return f"{pair.place.label} {ours:.1f} times as fast{paper}"
     paper = f" (paper {metric.signed_text(pair.paper)})" if pair.paper is not None else ""
     return f"{pair.place.label} {metric.signed_text(pair.difference)}{paper}"
 

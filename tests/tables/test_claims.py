@@ -161,3 +161,21 @@ def test_a_slip_in_a_claim_leaves_the_table_readable(sweep, slip):
     claim = _judge(sweep, BETTER | slip, [36, 32], [35, 31])
     assert claim.holds is None
     assert claim.detail.startswith("cannot be judged: ")
+
+
+def test_seconds_are_compared_by_how_many_times_as_fast(sweep):
+    seconds = {
+        "key": "timing/total_seconds",
+        "id": "total",
+        "label": "both (s)",
+        "unit": "seconds",
+        "lower_is_better": True,
+    }
+    claim = {**BETTER, "metric": seconds["key"], "only": ["zf5"]}
+    paper = {seconds["key"]: {"no_spp": {"zf5": 14.46}, "spp_single": {"zf5": 0.142}}}
+    sweep.describe(claims=[claim], metrics=[seconds], paper=paper)
+    for row, value in [("no_spp", 20.0), ("spp_single", 1.25)]:
+        sweep.run(row, "zf5", {seconds["key"]: value})
+    (judged,) = read_table(sweep.directory).claims
+    assert judged.holds
+    assert judged.detail.startswith("holds in 1 of 1: ZF-5 16.0 times as fast (paper 101.8);")
