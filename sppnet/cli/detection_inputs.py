@@ -99,6 +99,7 @@ def windows_of(
             context=windows["context"],
             batch_size=windows["batch_size"],
             max_pixels=maps.max_pixels,
+            upright=maps.upright,
         )
     from sppnet.features.spp_windows import SppWindows
 

@@ -83,6 +83,8 @@ def check_detection(config: Mapping[str, Any]) -> None:
             f"windows.context={windows['context']}: twice as much does not fit into windows.size="
             f"{windows['size']}"
         )
+    if windows["method"] == "rcnn" and config["mining"]["duplicate_cells"]:
+        raise ConfigError("mining.duplicate_cells=true: R-CNN's windows have no cells; set it to false")
     target = config["target"]
     if target is None or "Voc" not in target["_target_"]:
         raise ConfigError(

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Float16
 from torch import Tensor
 
+from sppnet.artifacts import file_digest
 from sppnet.data.images import image_size, read_image, resize_short_side
 from sppnet.data.progress import show_progress
 from sppnet.errors import ConfigError, DataError, NonFiniteError, ResourceError
@@ -33,6 +34,7 @@ from sppnet.models.sppnet import SppNet
 log = logging.getLogger(__name__)
 _MAPS = FeatureSpec("conv5", None)
 _SECONDS_BETWEEN_LOOKS = 0.05
+_OWN_SOURCE = file_digest(Path(__file__))  # read when this was loaded, as those of the net are
 _LARGEST = torch.finfo(torch.float16).max
 
 
@@ -196,7 +198,7 @@ class ConvMaps:
                 )
                 (identity,) = extractor_identities(self.net, [_MAPS], view).values()
                 entry = self._cache.entry(
-                    {**identity, "dtype": "float16", "is_mirrored": self.is_mirrored},
+                    {**identity, "dtype": "float16", "is_mirrored": self.is_mirrored, "maps": _OWN_SOURCE},
                     network=self.net.backbone.name,
                     feature="maps, mirrored" if self.is_mirrored else "maps",
                     dim=self.net.backbone.out_channels,

@@ -30,11 +30,12 @@ class WarpedWindows:
 
     Args:
         net: Frozen: it is put into evaluation mode and left there.
-        paths: Image files, read as stored (annotated boxes refer to that orientation).
+        paths: Image files.
         layer: "pool", "fc6" or "fc7", dropout off.
         size: Side of the squares, pixels (227 in R-CNN).
         context: Margin around the window in pixels of the square (16 in R-CNN).
         batch_size: Squares that pass the convolutions together.
+        upright: Whether EXIF orientation is applied, for pictures without annotations.
         max_pixels: Larger files are refused.
 
     Attributes:
@@ -54,6 +55,7 @@ class WarpedWindows:
         context: int,
         batch_size: int,
         max_pixels: int,
+        upright: bool = False,
     ) -> None:
         if layer not in ("pool", "fc6", "fc7"):
             raise ConfigError(f"layer {layer!r} of windows: expected pool, fc6 or fc7")
@@ -71,6 +73,7 @@ class WarpedWindows:
         self.context = context
         self.batch_size = batch_size
         self.max_pixels = max_pixels
+        self.upright = upright
         self._num_pooled = net.backbone.out_channels * num_bins(net.levels)
         self.dim = self._num_pooled if layer == "pool" else net.fc6.out_features
 
@@ -120,7 +123,7 @@ class WarpedWindows:
         return warp_windows(image, windows, size=self.size, context=self.context, fill=fill)
 
     def _read(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        image = read_image(self.paths[index], upright=False, max_pixels=self.max_pixels)
+        image = read_image(self.paths[index], upright=self.upright, max_pixels=self.max_pixels)
         return image_tensor(image).to(next(self.net.parameters()).device)
 
     def _fc(self, pooled: Tensor) -> Float[Tensor, "n d"]:

@@ -78,7 +78,7 @@ def test_a_picture_is_told_drawn_and_listed(capfd):
     assert listed() == {
         "detector": "run",
         "classes": ["berry", "tomato"],
-        "score_above": 0.0,
+        "score_above": -0.5,
         "images": [
             {
                 "file": "a.png",
@@ -102,7 +102,7 @@ def test_a_picture_is_told_drawn_and_listed(capfd):
 def test_score_above_is_for_the_list_and_the_picture(capfd):
     paint("a.png")
     assert detect(["a.png", "--detector", "run", "--score-above", "0.8"]) == 0
-    assert capfd.readouterr().out.startswith("a.png: nothing above 0.8; ")
+    assert capfd.readouterr().out.startswith("a.png: nothing above 0.8 (the best: berry 0.75); ")
     assert listed()["images"][0]["detections"] == []
     assert (np.asarray(Image.open("detections/a.png")) == np.asarray(Image.open("a.png"))).all()
     assert detect(["a.png", "--detector", "run", "--score-above", "-1"]) == 0

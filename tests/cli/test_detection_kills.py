@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.io import savemat
 
 from sppnet.data.targets import ShapesVocTarget
 from sppnet.run.directory import RunDirectory
 
+FOUND = "detections.safetensors"
 # Whatever can be saved is saved on every occasion: wherever the kill falls, there is something to go on from.
 ALWAYS = "trainer.checkpoint_minutes=0"
 
@@ -149,13 +150,17 @@ def test_detection_keeps_what_it_found_in_the_first_hundred_images(
     files = ("proposals=mat", "proposals.max_proposals=500", "proposals.paths=[a.mat,b.mat]")
     one_cell = ("experiment=table9", "detection=pool", "windows=spp_one", *tiny_detection)
     arguments = (*one_cell, *files, "target.num_images=220")
+    runs = tmp_path / "runs"
     assert sppnet(*arguments) == 0
-    expected = products(tmp_path / "runs")
-    remove(tmp_path / "runs", ("table9/*",))
-    kill_at(tmp_path / "runs", "table9/*/checkpoint-0.safetensors", 1, *arguments)
-    run = under_way(tmp_path / "runs")
-    part = run / "checkpoint-0.safetensors"
-    assert len(load_file(part)["counts"]) == 100
-    # Were these images looked at once more, the empty ones put in their place would be found full again.
+    (undisturbed,) = (load_file(file) for file in runs.glob(f"table9/*/{FOUND}"))
+    remove(runs, ("table9",))
+    kill_at(runs, "table9/*/checkpoint-0.safetensors", 1, *arguments)
+    part = under_way(runs) / "checkpoint-0.safetensors"
+    counts = undisturbed["counts"]
+    assert load_file(part)["counts"].equal(counts[:100])
+    # Nothing found, in place of what was: these images are not looked at again.
+    save_file({name: value[:0] for name, value in undisturbed.items()} | {"counts": counts[:100] * 0}, part)
     assert sppnet(*arguments) == 0
-    assert products(tmp_path / "runs") == expected
+    (found,) = (load_file(file) for file in runs.glob(f"table9/*/{FOUND}"))
+    assert found["counts"].tolist() == [0] * 100 + counts[100:].tolist()
+    assert found["boxes_xyxy"].equal(undisturbed["boxes_xyxy"][counts[:100].sum() :])
