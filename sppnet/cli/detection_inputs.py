@@ -24,13 +24,8 @@ def workers_of(stage: Stage) -> int:
     """
     import torch
 
-    from sppnet.run.allocator import keep_freed_memory
-
-    trainer = stage.settings["trainer"]
-    if trainer["keep_memory"]:
-        keep_freed_memory()
     torch.set_num_threads(1)
-    return int(trainer["threads"] or os.cpu_count() or 1)
+    return int(stage.settings["trainer"]["threads"] or os.cpu_count() or 1)
 
 
 def annotated(stage: Stage, image_set: str) -> "AnnotatedImages":

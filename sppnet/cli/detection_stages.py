@@ -48,10 +48,13 @@ def propose(stage: Stage) -> Outcome:
 
 def compute_maps(stage: Stage) -> Outcome:
     """Take every image of a set through the convolutions, at one scale."""
+    from sppnet.run.allocator import keep_freed_memory
     from sppnet.run.progress import Step
 
     cell = stage.settings["cell"]
     workers = workers_of(stage)
+    if stage.settings["trainer"]["keep_memory"]:
+        keep_freed_memory()
     net, _ = load_network(stage.config, Path(cell["network"]), classes=None)
     paths = [image.path for image in annotated(stage, cell["image_set"]).images]
     maps = maps_of(stage, net, paths, is_mirrored=cell["is_mirrored"])

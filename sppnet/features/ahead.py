@@ -3,11 +3,13 @@
 Axes: n windows, d numbers a vector.
 """
 
+import queue
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,23 +28,47 @@ def rows_ahead(
 ) -> Iterator[tuple[Request, Float[Tensor, "n d"]]]:
     """Yield every request with its rows, in order.
 
-    Memory holds the rows of at most `workers` + 1 images. What is yielded does not depend on `workers`.
+    Memory holds the rows of at most `workers` + 1 images, in buffers that are used again and again. What is
+    yielded does not depend on `workers`.
 
     Args:
         source: Asked by several threads.
         requests: Taken as they are needed.
         workers: Images that are computed at a time.
+
+    Yields:
+        Rows that may be changed, and are valid until the next ones are asked for.
     """
-    waiting: deque[tuple[Request, Future[Tensor]]] = deque()
+    waiting: deque[tuple[Request, Future[tuple[Tensor, Tensor]]]] = deque()
+    buffers: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
+    for _ in range(workers + 1):
+        buffers.put(torch.empty(0))
+
+    def compute(request: Request) -> tuple[Tensor, Tensor]:
+        needed = len(request.windows) * source.dim
+        buffer = buffers.get()
+        if len(buffer) < needed:
+            buffer = torch.empty(needed)
+        room = buffer[:needed].view(len(request.windows), source.dim)
+        return source.rows(request.index, request.windows, out=room), buffer
+
     with ThreadPoolExecutor(workers) as pool:
         try:
             for request in requests:
-                waiting.append((request, pool.submit(source.rows, *request)))
+                waiting.append((request, pool.submit(compute, request)))
                 if len(waiting) > workers:
-                    done, rows = waiting.popleft()
-                    yield done, rows.result()
+                    yield from _first(waiting, buffers)
             while waiting:
-                done, rows = waiting.popleft()
-                yield done, rows.result()
+                yield from _first(waiting, buffers)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _first(
+    waiting: "deque[tuple[Request, Future[tuple[Tensor, Tensor]]]]", buffers: "queue.SimpleQueue[Tensor]"
+) -> Iterator[tuple[Request, Tensor]]:
+    """Yield the rows that were asked for first; their buffer is free when the caller comes back."""
+    request, future = waiting.popleft()
+    rows, buffer = future.result()
+    yield request, rows
+    buffers.put(buffer)

@@ -165,7 +165,10 @@ class ConvMaps:
             try:
                 maps = net.maps(pixels[None].to(self._device).float())[0].cpu()
             except ValueError as error:
-                raise ConfigError(f"scale {scale}: {error}") from error
+                raise ConfigError(
+                    f"windows.scales: {scale} pixels are too few for {net.backbone.name} with the pyramid "
+                    f"{list(net.levels)}, which needs {net.min_short_side} or more"
+                ) from error
             except MemoryError as error:
                 raise ResourceError(f"{path} at {scale} pixels: out of memory; drop that scale") from error
         if not bool((maps.abs() <= _LARGEST).all()):  # false for NaN, too

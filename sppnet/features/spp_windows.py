@@ -3,6 +3,7 @@
 Axes: n windows, d numbers a vector, k different windows.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Literal, final
 
@@ -61,6 +62,7 @@ class SppWindows:
         self.side = side
         self.net = net.eval()
         self.order: Order = order if layer == "pool" else "bins_first"
+        self._rooms = threading.local()
         self._field = net.backbone.receptive_field
         self._num_pooled = net.backbone.out_channels * num_bins(net.levels)
         # Permuted as the windows are pooled; nothing where there is no fc layer.
@@ -69,7 +71,12 @@ class SppWindows:
         self.dim = self._num_pooled if layer == "pool" else net.fc6.out_features
 
     def rows(
-        self, index: int, windows: Float[Tensor, "n 4"], *, scales: Int[Tensor, " n"] | None = None
+        self,
+        index: int,
+        windows: Float[Tensor, "n 4"],
+        *,
+        scales: Int[Tensor, " n"] | None = None,
+        out: Float[Tensor, "n d"] | None = None,
     ) -> Float[Tensor, "n d"]:
         """Compute the vectors of windows of one image (see `WindowSource`).
 
@@ -79,14 +86,13 @@ class SppWindows:
         short_side = min(self.maps.size(index))
         if scales is None:
             scales = self._scales_of(windows, short_side)
-        out = torch.empty(len(windows), self.dim)
+        out = torch.empty(len(windows), self.dim) if out is None else out
         for scale in sorted(set(scales.tolist())):
             rows = (scales == scale).nonzero()[:, 0]
-            # All windows usually have one scale: they are written where they belong.
-            whole = out if len(rows) == len(windows) else None
-            found = self._at(index, scale, scale_windows(windows[rows], short_side, scale), whole)
-            if found is not out:
-                out[rows] = found
+            resized = scale_windows(windows[rows], short_side, scale)
+            if self.layer == "pool" and len(rows) == len(windows):  # as of a single scale: nothing to copy
+                return self._pooled(self.maps.at(index, scale), resized, out)
+            out[rows] = self._at(index, scale, resized)
         return out
 
     def places(self, index: int, windows: Float[Tensor, "n 4"]) -> Int[Tensor, "n 5"]:
@@ -114,16 +120,28 @@ class SppWindows:
         height, width = maps.shape[1:]
         return map_cells(windows, self._field, (height, width), self.mapping)
 
-    def _at(self, index: int, scale: int, windows: Tensor, out: Tensor | None) -> Float[Tensor, "n d"]:
-        """Vectors of windows of an image that was resized."""
+    def _at(self, index: int, scale: int, windows: Tensor) -> Float[Tensor, "n d"]:
+        """Vectors of windows of an image that was resized; valid until this thread asks again."""
         net, maps = self.net, self.maps.at(index, scale)
-        cells = self._cells(maps, windows)
         if self.layer == "pool":
-            return pool_windows(maps, cells, net.levels, order=self.order, out=out)
-        different, inverse = unique_cells(cells)
-        pooled = pool_windows(maps, different, net.levels, order="bins_first")
+            return self._pooled(maps, windows, self._room(len(windows)))
+        different, inverse = unique_cells(self._cells(maps, windows))
+        room = self._room(len(different))
+        pooled = pool_windows(maps, different, net.levels, order="bins_first", out=room)
         with torch.inference_mode():
             features = linear_relu(pooled, self._fc6, net.fc6.bias)
             if self.layer == "fc7":
                 features = linear_relu(features, net.fc7.weight, net.fc7.bias)
         return features[inverse].clone()
+
+    def _pooled(self, maps: Tensor, windows: Tensor, out: Tensor) -> Float[Tensor, "n d"]:
+        cells = self._cells(maps, windows)
+        return pool_windows(maps, cells, self.net.levels, order=self.order, out=out)
+
+    def _room(self, num_windows: int) -> Float[Tensor, "n p"]:
+        """A buffer of this thread's for pooled windows."""
+        needed = num_windows * self._num_pooled
+        buffer: Tensor | None = getattr(self._rooms, "buffer", None)
+        if buffer is None or len(buffer) < needed:
+            self._rooms.buffer = buffer = torch.empty(needed)
+        return buffer[:needed].view(num_windows, self._num_pooled)

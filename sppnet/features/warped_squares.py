@@ -49,9 +49,14 @@ class WarpedSquares:
         self.dim = 3 * size**2
 
     def rows(
-        self, index: int, windows: Float[Tensor, "n 4"], *, scales: Int[Tensor, " n"] | None = None
+        self,
+        index: int,
+        windows: Float[Tensor, "n 4"],
+        *,
+        scales: Int[Tensor, " n"] | None = None,
+        out: Float[Tensor, "n d"] | None = None,
     ) -> Float[Tensor, "n d"]:
-        """Warp windows of one image (see `WindowSource`); `scales` has no effect.
+        """Warp windows of one image (see `WindowSource`); `scales` and `out` have no effect.
 
         Raises:
             BadImageError: The file cannot be used.

@@ -83,8 +83,9 @@ class WarpedWindows:
         windows: Float[Tensor, "n 4"],
         *,
         scales: Int[Tensor, " n"] | None = None,
+        out: Float[Tensor, "n d"] | None = None,
     ) -> Float[Tensor, "n d"]:
-        """Compute the vectors of windows of one image (see `WindowSource`); `scales` has no effect.
+        """Compute the vectors of windows (see `WindowSource`); `scales` and `out` have no effect.
 
         Raises:
             BadImageError: The file cannot be used.

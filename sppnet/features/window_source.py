@@ -18,7 +18,12 @@ class WindowSource(Protocol):
         """Length of a vector."""
 
     def rows(
-        self, index: int, windows: Float[Tensor, "n 4"], *, scales: Int[Tensor, " n"] | None = None
+        self,
+        index: int,
+        windows: Float[Tensor, "n 4"],
+        *,
+        scales: Int[Tensor, " n"] | None = None,
+        out: Float[Tensor, "n d"] | None = None,
     ) -> Float[Tensor, "n d"]:
         """Compute the vectors of windows of one image.
 
@@ -26,7 +31,8 @@ class WindowSource(Protocol):
             index: Which image of the list.
             windows: x1 y1 x2 y2, 0-based inclusive pixels of the image as stored.
             scales: Short side at which each window is looked at; None chooses as §4.1 does.
+            out: A buffer that may be written to: fresh memory costs more than pooling.
 
         Returns:
-            float32, a fresh tensor.
+            float32; `out`, or a fresh tensor.
         """

@@ -25,7 +25,7 @@ def per_class_table(table: Table) -> Table | None:
     if not keys:
         return None
     headline = table.metrics[0]
-    metric = replace(headline, key=prefix, label=f"{headline.label}, by class")
+    metric = replace(headline, key=prefix, label=f"{headline.label}, by class", rows=None)
     columns = tuple(Setting(key, clean(key.removeprefix(prefix))) for key in keys)
     rows, cells = [], {}
     for row in table.rows:

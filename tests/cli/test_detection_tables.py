@@ -245,7 +245,8 @@ def test_networks_pretrained_on_objects_detect(
     sppnet, tmp_path, tiny_detection, shapes_root, experiment: str, num_networks: int
 ):
     # Enough scenes for all classes, and enlarged so that objects fill a region.
-    folder = ShapesVocTarget("", str(shapes_root), num_images=60, seed=1)._generated().root
+    trainval = ShapesVocTarget("", str(shapes_root), num_images=60, seed=1).read_boxes()[0]
+    folder = trainval.images[0].path.parents[3]  # of VOCdevkit/VOC2007/JPEGImages
     shared = [value for value in tiny_detection if not value.startswith(("data.", "target."))]
     own = ["target.trainval_set=trainval"] if experiment == "table13" else ["target.num_images=12"]
     larger = ("windows=spp_one", "image.short_side=190", "image.object_short_side=210")

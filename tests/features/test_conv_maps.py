@@ -214,7 +214,7 @@ def test_activations_that_16_bits_cannot_hold_name_the_picture(make_maps, make_n
 
 
 def test_a_scale_too_small_for_the_net_is_a_mistake_of_the_configuration(make_maps):
-    with pytest.raises(ConfigError, match=r"scale 5: images of 5 x 7 pixels are too small.* >= 6 px"):
+    with pytest.raises(ConfigError, match=r"windows.scales: 5 pixels are too few .* needs 6 or more"):
         make_maps().at(0, 5)
     assert make_maps().at(0, 6).shape == (8, 3, 4)
 

@@ -22,7 +22,7 @@ class Slow:
         self.number, self.wrong = number, wrong
         self.begun = []
 
-    def rows(self, index, windows, *, scales=None):
+    def rows(self, index, windows, *, scales=None, out=None):
         self.begun.append(index)
         time.sleep(0.004 * (self.number - index))
         if index == self.wrong:
@@ -51,7 +51,7 @@ def test_the_number_of_workers_changes_no_bit(make_net, paths):
             **{"net": net, "layer": "fc7", "scales": [16, 24], "mapping": "centre_inside"},
             **{"scale_target": "paper", "side": 13, "order": "pyramid"},
         )
-        return [rows for _, rows in rows_ahead(source, requests(len(paths)), workers=workers)]
+        return [rows.clone() for _, rows in rows_ahead(source, requests(len(paths)), workers=workers)]
 
     assert all(torch.equal(*both) for both in zip(answers(1), answers(3), strict=True))
 

@@ -36,7 +36,7 @@ class Echo:
         self.is_mirrored = is_mirrored
         self.asked: list[int] = []
 
-    def rows(self, index, windows, *, scales=None):
+    def rows(self, index, windows, *, scales=None, out=None):
         self.asked.append(index)
         scales = -torch.ones(len(windows)) if scales is None else scales.float()
         ends = torch.tensor([float(index), float(self.is_mirrored)]).expand(len(windows), 2)

@@ -97,6 +97,28 @@ def test_the_classes_of_every_cell_stand_below_the_table(sweep):
     assert "by class" in to_terminal(table, width=80, is_coloured=False)
 
 
+def test_a_metric_of_some_rows_is_printed_for_these_alone(sweep):
+    top1 = {
+        "key": "test/top1_error",
+        "id": "top1",
+        "label": "top-1",
+        "unit": "percent",
+        "lower_is_better": True,
+    }
+    seconds = {**top1, "key": "seconds", "id": "s", "label": "seconds", "unit": "seconds"}
+    sweep.describe(
+        per_class="test/ap/",
+        metrics=[{**top1, "rows": ["no_spp"]}, {**seconds, "rows": ["spp_single"]}],
+        paper={},
+    )
+    sweep.run("no_spp", "zf5", {"test/top1_error": 0.4, "test/ap/dog": 0.5})
+    sweep.run("spp_single", "zf5", {"seconds": 0.25})
+    text = to_markdown(read_table(sweep.directory))
+    assert "not measured" not in text
+    assert "40.00" in text and "0.250" in text
+    assert "50.00" in text  # the class, though its row is called no_spp/zf5
+
+
 def test_a_mean_that_lacks_a_class_says_so(sweep):
     sweep.describe()
     metrics = {"test/top1_error": 0.4, "test/num_classes": 19.0, "test/all_classes": 20.0}

@@ -58,7 +58,7 @@ class Signs:
         self.dim = dim
         self.is_mirrored = is_mirrored
 
-    def rows(self, index, windows, *, scales=None):
+    def rows(self, index, windows, *, scales=None, out=None):
         waves = torch.arange(1.0, self.dim + 1)
         rows = torch.sin(windows.sum(dim=1, keepdim=True) * waves / 40)
         return rows + index / 10 + self.is_mirrored + (0 if scales is None else scales[:, None] / 1000)
@@ -188,7 +188,7 @@ class Freezing(Signs):
         super().__init__(dim, is_mirrored=False)
         self.net = net
 
-    def rows(self, index, windows, *, scales=None):
+    def rows(self, index, windows, *, scales=None, out=None):
         self.net.eval()
         return super().rows(index, windows, scales=scales)
 
