@@ -9,6 +9,7 @@ JOBS ?= 2
 
 demo: $(VENV)/.installed
 	$(BIN)/sppnet experiment=table2 preset=mini
+	$(BIN)/sppnet experiment=table9 preset=mini detection=pool,ftfc7_bb windows=spp_one
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)

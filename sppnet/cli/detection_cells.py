@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sppnet.artifacts import read_json
 from sppnet.cli.detection_inputs import annotated, maps_of, proposed, windows_of, workers_of
+from sppnet.cli.detection_picture import SHEET, draw_sheet
 from sppnet.cli.detection_stages import DETECTIONS, MACHINES, REGRESSORS
 from sppnet.cli.stage import Outcome, Stage
 from sppnet.cli.trained import load_network
@@ -125,6 +126,13 @@ def _judged(
         image_ids=[image.image.image_id for image in images],
         classes=classes,
         detections=found,
+    )
+    draw_sheet(
+        path / SHEET,
+        images,
+        found,
+        classes=classes,
+        max_pixels=stage.settings["data_loading"]["max_pixels"],
     )
     of_class = average_precision(images, found, num_classes=len(classes))
     mean = mean_ap(of_class)

@@ -4,6 +4,7 @@ Axes: n windows, p numbers of the pooled vector.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, final
 
 import torch
@@ -47,7 +48,7 @@ def fit_regressors(
     first: int,
     workers: int,
 ) -> Iterator[BoxRegressor]:
-    """Yield one regressor after the other; memory holds the windows of one class.
+    """Yield one regressor after the other; memory holds the windows of `workers` classes.
 
     Args:
         images: To learn from.
@@ -56,22 +57,29 @@ def fit_regressors(
         scale: What vectors are multiplied by.
         num_classes: All classes.
         first: Class to begin with, where earlier ones are known already.
-        workers: Images whose vectors are computed at a time.
+        workers: Classes that are fitted at a time.
     """
     assigned = [
         assign_truth(image.proposals, image.truth, min_overlap=regression.min_overlap) for image in images
     ]
-    for label in range(first, num_classes):
+
+    def fit(label: int) -> BoxRegressor:
         chosen = _choose(assigned, label, regression)
         windows = torch.cat([part.windows for part in chosen] or [torch.zeros(0, 4)])
         truth = torch.cat([part.truth for part in chosen] or [torch.zeros(0, 4)])
         features = torch.empty(len(windows), source.dim)
         start = 0
         requests = (Request(part.index, part.windows) for part in chosen)
-        for _, rows in rows_ahead(source, requests, workers=workers):
+        for _, rows in rows_ahead(source, requests, workers=1):
             features[start : start + len(rows)] = rows.mul_(scale)
             start += len(rows)
-        yield BoxRegressor(ridge=regression.ridge).fit(features, windows, truth)
+        return BoxRegressor(ridge=regression.ridge).fit(features, windows, truth)
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield from pool.map(fit, range(first, num_classes))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _choose(assigned: Sequence[AssignedWindows], label: int, regression: Regression) -> list[_Chosen]:
