@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hydra.utils import instantiate
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # import torch
     from sppnet.features.conv_maps import ConvMaps
     from sppnet.features.window_source import WindowSource
     from sppnet.models.sppnet import SppNet
+    from sppnet.tasks.mining import Norm
+
+_NORM_SEED: Final = 3  # R-CNN, rcnn_feature_stats.m
 
 
 def workers_of(stage: Stage) -> int:
@@ -108,3 +111,11 @@ def windows_of(
         side=windows["side"],
         order=order,
     )
+
+
+def norm_of(settings: "dict[str, Any] | Any", mean: float) -> "Norm":
+    """How vectors are scaled to a mean norm: R-CNN measures it on random windows, always the same ones."""
+    from sppnet.tasks.mining import Norm
+
+    mining = settings["mining"]
+    return Norm(mean, mining["norm_images"], mining["norm_windows"], seed=_NORM_SEED)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sppnet.artifacts import write_json
-from sppnet.cli.detection_inputs import annotated, maps_of, proposed, windows_of, workers_of
+from sppnet.cli.detection_inputs import annotated, maps_of, norm_of, proposed, windows_of, workers_of
 from sppnet.cli.stage import Outcome, Stage
 from sppnet.cli.trained import load_network, save_network
 
 if TYPE_CHECKING:  # import torch
-    pass
+    from sppnet.data.detection_images import DetectionImage
+    from sppnet.features.window_source import WindowSource
 
 MACHINES: Final = "svm.safetensors"
 REGRESSORS: Final = "boxes.safetensors"
@@ -82,32 +83,27 @@ def mine(stage: Stage) -> Outcome:
     from sppnet.estimators.hard_negatives import HardNegativeSvm
     from sppnet.models.weights import read_tensors, save_tensors
     from sppnet.run.progress import Step
-    from sppnet.tasks.mining import Labelling, Miner, Norm, feature_scale
+    from sppnet.tasks.mining import Labelling, Miner, feature_scale
 
     settings, path = stage.settings, stage.directory.path
     mining = settings["mining"]
     stage.report(Step("scaling features", 0, 1, ""))
     workers = workers_of(stage)
-    found = annotated(stage, "trainval")
-    images = proposed(stage, found, "trainval")
-    net, _ = load_network(stage.config, Path(settings["cell"]["network"]), classes=None)
-    maps = maps_of(stage, net, [image.image.path for image in images])
-    source = windows_of(settings, net, maps, settings["detection"]["layer"])
+    classes, images, source = _training_windows(stage, settings["detection"]["layer"])
     began = time.perf_counter()
-    norm = Norm(mining["mean_norm"], mining["norm_images"], mining["norm_windows"], seed=3)
     names = ("svm_c", "loss", "bias_multiplier", "positive_weight", "tolerance")
     rules = ("hard_above", "evict_below", "retrain_after", "max_rows")
     miner = Miner(
         images,
         source,
         labelling=Labelling(**{name: mining[name] for name in Labelling._fields}),
-        scale=feature_scale(images, source, norm),
+        scale=feature_scale(images, source, norm_of(settings, mining["mean_norm"])),
         machine=HardNegativeSvm(
-            num_classes=len(found.classes),
+            num_classes=len(classes),
             num_features=source.dim,
             **{name: mining[name] for name in (*names, *rules)},
         ),
-        num_classes=len(found.classes),
+        num_classes=len(classes),
         workers=workers,
     )
     if (path / _MINING).is_file():
@@ -126,7 +122,7 @@ def mine(stage: Stage) -> Outcome:
 
     machines = miner.run(report)
     save_tensors(machines._asdict(), path / MACHINES)
-    write_json(path / "classes.json", list(found.classes))
+    write_json(path / "classes.json", list(classes))
     metrics = {
         "svm/num_images": len(images),
         "svm/num_features": source.dim,
@@ -144,20 +140,15 @@ def regress(stage: Stage) -> Outcome:
     from sppnet.run.progress import Step
     from sppnet.tasks.box_regression import Regression, fit_regressors
     from sppnet.tasks.detector import Regressors
-    from sppnet.tasks.mining import Norm, feature_scale
+    from sppnet.tasks.mining import feature_scale
 
     settings, path = stage.settings, stage.directory.path
-    boxes, mining = settings["boxes"], settings["mining"]
+    boxes = settings["boxes"]
     workers = workers_of(stage)
-    found = annotated(stage, "trainval")
-    images = proposed(stage, found, "trainval")
-    net, _ = load_network(stage.config, Path(settings["cell"]["network"]), classes=None)
-    maps = maps_of(stage, net, [image.image.path for image in images])
-    source = windows_of(settings, net, maps, "pool")
+    classes, images, source = _training_windows(stage, "pool")
     began = time.perf_counter()
-    norm = Norm(boxes["mean_norm"], mining["norm_images"], mining["norm_windows"], seed=3)
-    scale = feature_scale(images, source, norm)
-    parts = [path / f"checkpoint-class{label}.safetensors" for label in range(len(found.classes))]
+    scale = feature_scale(images, source, norm_of(settings, boxes["mean_norm"]))
+    parts = [path / f"checkpoint-class{label}.safetensors" for label in range(len(classes))]
     known = [
         BoxRegressor.from_state(BoxRegressorState(**read_tensors(part)), ridge=boxes["ridge"])
         for part in parts
@@ -170,7 +161,7 @@ def regress(stage: Stage) -> Outcome:
             boxes["min_overlap"], boxes["max_windows"], boxes["ridge"], seed=settings["seed"]
         ),
         scale=scale,
-        num_classes=len(found.classes),
+        num_classes=len(classes),
         first=len(known),
         workers=workers,
     )
@@ -183,3 +174,14 @@ def regress(stage: Stage) -> Outcome:
     num_windows = sum(int(regressor.state().num_windows) for regressor in known)
     metrics = {"boxes/num_windows": num_windows, "boxes/seconds": round(time.perf_counter() - began, 3)}
     return Outcome(metrics, (REGRESSORS,))
+
+
+def _training_windows(
+    stage: Stage, layer: str
+) -> "tuple[tuple[str, ...], list[DetectionImage], WindowSource]":
+    """The classes, the training images, and where the vectors of their windows come from."""
+    found = annotated(stage, "trainval")
+    images = proposed(stage, found, "trainval")
+    net, _ = load_network(stage.config, Path(stage.settings["cell"]["network"]), classes=None)
+    maps = maps_of(stage, net, [image.image.path for image in images])
+    return found.classes, images, windows_of(stage.settings, net, maps, layer)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hydra.utils import instantiate
 
-from sppnet.cli.detection_inputs import maps_of, windows_of
+from sppnet.cli.detection_inputs import maps_of, norm_of, windows_of
 from sppnet.cli.stage import Stage
 from sppnet.cli.trained import load_network
 from sppnet.run.directory import identity_key
@@ -89,10 +89,9 @@ def _with_new_output(stage: Stage, pretrained: "SppNet", *, num_outputs: int) ->
 
 def _scale(stage: Stage, images: "Sequence[DetectionImage]", source: Any) -> float:
     """What pooled vectors are multiplied by to have the mean norm that those of SVMs have."""
-    from sppnet.tasks.mining import Norm, feature_scale
+    from sppnet.tasks.mining import feature_scale
 
-    mining = stage.settings["mining"]
-    norm = Norm(mining["mean_norm"], mining["norm_images"], mining["norm_windows"], seed=3)
+    norm = norm_of(stage.settings, stage.settings["mining"]["mean_norm"])
     return float(feature_scale(images, source, norm))
 
 

@@ -1,0 +1,95 @@
+"""`sppnet detect` with a detector that was trained here."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from sppnet.data.targets import ShapesVocTarget
+
+EVERYTHING = "-10"
+
+
+def of_cell(runs: Path, name: str) -> Path:
+    (run,) = runs.glob(f"table9/{name}-seed0-*")
+    return run
+
+
+def test_images() -> list[Path]:
+    """The images that the cells were tested on."""
+    _, test = ShapesVocTarget("", None, 12, 1).read_boxes()
+    return [image.path for image in test.images]
+
+
+test_images.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["pool-spp_one", "ftfc7_bb-spp_one"])
+def test_new_pictures_are_seen_as_the_test_images_were(sppnet, detectors, name, capfd):
+    run = of_cell(detectors, name)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["detection"]["moved"] == name.startswith("ftfc7_bb")
+    kept = load_file(run / "detections.safetensors")
+    stop = int(kept["counts"][0])
+    picture = test_images()[0]
+    shutil.copy(picture, "picture" + picture.suffix)
+    words = ["picture" + picture.suffix, "--detector", str(run), "--score-above", EVERYTHING]
+    assert sppnet("detect", *words) == 0
+    listing = json.loads(Path("detections/detections.json").read_text())
+    (image,) = listing["images"]
+    assert Image.open(picture).size == (image["width"], image["height"])
+    found = sorted((one["class"], one["score"], *one["box"]) for one in image["detections"])
+    classes = listing["classes"]
+    rows = zip(*(kept[name][:stop].tolist() for name in ("labels", "scores", "boxes_xyxy")), strict=True)
+    expected = sorted((classes[label], score, *box) for label, score, box in rows)
+    assert len(found) == stop > 0
+    assert [one[0] for one in found] == [one[0] for one in expected]
+    torch.testing.assert_close(
+        torch.tensor([one[1:] for one in found]),
+        torch.tensor([one[1:] for one in expected]),
+        rtol=1e-4,
+        atol=0.011,  # two decimals of a pixel are listed
+    )
+
+
+def test_a_detector_may_be_moved_with_the_runs_it_builds_on(sppnet, detectors, tmp_path, capfd):
+    moved = tmp_path / "elsewhere" / "kept"
+    moved.parent.mkdir()
+    detectors.rename(moved)
+    shutil.copy(test_images()[1], "picture.jpg")
+    run = of_cell(moved, "ftfc7_bb-spp_one")
+    assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 0
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["cell"]["machines"] = "runs/detectors/gone-00000000"
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 4
+    assert "builds on runs/detectors/gone-00000000" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: (run / "config.yaml").unlink(), "no config.yaml in it"),
+        (lambda run: (run / "COMPLETE").unlink(), "not complete"),
+        (lambda run: (run / "config.yaml").write_text("cell: {stage: transfer}"), "not of a detector"),
+    ],
+)
+def test_what_is_no_detector_is_told_in_one_line(sppnet, detectors, spoil, message, capfd):
+    run = of_cell(detectors, "pool-spp_one")
+    spoil(run)
+    shutil.copy(test_images()[0], "picture.jpg")
+    assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 4
+    error = capfd.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_run_of_detection_leaves_a_sheet_of_pictures(detectors):
+    with Image.open(of_cell(detectors, "pool-spp_one") / "detections.jpg") as sheet:
+        assert sheet.format == "JPEG"
+        assert min(sheet.size) > 400

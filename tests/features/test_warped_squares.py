@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sppnet.features.warped_squares import WarpedSquares
+from sppnet.features.warped_windows import WarpedWindows
+
+SIZE = 24
+WINDOWS = torch.tensor([[3.0, 4.0, 30.0, 20.0], [0.0, 0.0, 39.0, 29.0]])
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "a.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def squares(net, path, *, is_mirrored=False):
+    options = {"size": SIZE, "context": 4, "max_pixels": 10_000}
+    return WarpedSquares(net=net, paths=[path], is_mirrored=is_mirrored, **options)
+
+
+def test_a_row_is_the_warped_window_that_the_features_are_made_of(make_net, picture):
+    net = make_net()
+    source = squares(net, picture)
+    options = {"size": SIZE, "context": 4, "max_pixels": 10_000}
+    warped = WarpedWindows(net=net, paths=[picture], layer="pool", batch_size=2, **options)
+    rows = source.rows(0, WINDOWS)
+    assert rows.shape == (2, source.dim) == (2, 3 * SIZE**2)
+    assert torch.equal(rows.view(-1, 3, SIZE, SIZE), warped.images_of(0, WINDOWS))
+
+
+def test_windows_of_the_mirrored_picture_are_those_of_a_picture_that_was_mirrored(make_net, picture):
+    net = make_net()
+    flipped = picture.with_name("b.png")
+    Image.open(picture).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(flipped)
+    mirrored = squares(net, picture, is_mirrored=True).rows(0, WINDOWS)
+    assert torch.equal(mirrored, squares(net, flipped).rows(0, WINDOWS))
+    assert not torch.equal(mirrored, squares(net, picture).rows(0, WINDOWS))
