@@ -101,6 +101,7 @@ def mine(stage: Stage) -> Outcome:
         machine=HardNegativeSvm(
             num_classes=len(classes),
             num_features=source.dim,
+            workers=workers,
             **{name: mining[name] for name in (*names, *rules)},
         ),
         num_classes=len(classes),

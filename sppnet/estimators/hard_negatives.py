@@ -62,6 +62,7 @@ class HardNegativeSvm:
         retrain_after: A class is trained when it has taken in more negatives than these since it last was
             (R-CNN: 2000).
         max_rows: Rows in memory; each takes 4 d bytes.
+        workers: Classes that are solved at a time.
 
     Attributes:
         coef: `k d` weights; zeros for a class not trained.
@@ -88,18 +89,18 @@ class HardNegativeSvm:
         evict_below: float,
         retrain_after: int,
         max_rows: int,
+        workers: int = 1,
     ) -> None:
         sizes = {"num_classes": num_classes, "num_features": num_features, "max_rows": max_rows}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ConfigError(f"{name}={value} must be positive")
+        if wrong := [f"{name}={value}" for name, value in sizes.items() if value < 1]:
+            raise ConfigError(f"{wrong[0]} must be positive")
         if not evict_below < hard_above:
             raise ConfigError(
                 f"evict_below={evict_below} must be under hard_above={hard_above}: what was just taken in "
                 f"would be given up"
             )
-        if retrain_after < 0:
-            raise ConfigError(f"retrain_after={retrain_after} must be 0 or more")
+        if min(retrain_after, workers - 1) < 0:
+            raise ConfigError(f"retrain_after={retrain_after} must be 0 or more, workers={workers} 1 or more")
         self._solver = DualSolver(
             svm_c=svm_c,
             loss=loss,
@@ -113,6 +114,7 @@ class HardNegativeSvm:
         self.intercept = torch.full((num_classes,), -1.0)
         self.gap = torch.zeros(num_classes, dtype=torch.float64)
         self.num_dropped = 0
+        self._workers = workers
         self._num_added = np.zeros(num_classes, dtype=np.int64)  # since the last training
         self._is_trained = np.zeros(num_classes, dtype=np.bool_)
         self._stage = "positives"
@@ -252,8 +254,8 @@ class HardNegativeSvm:
         self.num_dropped, self._stage = int(state["num_dropped"]), _STAGES[int(state["stage"])]
 
     def _train(self, labels: NDArray[np.int64]) -> dict[int, "_Scored"]:
-        """Solve these classes, as many at a time as torch has threads; the rows of each, with new scores."""
-        with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(labels)))) as pool:
+        """Solve these classes; the rows of each, with new scores."""
+        with ThreadPoolExecutor(max(1, min(self._workers, len(labels)))) as pool:
             return dict(zip(labels.tolist(), pool.map(self._train_class, labels.tolist()), strict=True))
 
     def _train_class(self, label: int) -> "_Scored":

@@ -229,15 +229,8 @@ def test_going_on_after_restoring_changes_no_bit(images, stop):
         assert torch.equal(part, resumed.state()[name]), name
 
 
-def test_threads_change_no_bit(images):
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = images.mined()
-        torch.set_num_threads(3)
-        three = images.mined()
-    finally:
-        torch.set_num_threads(threads)
+def test_classes_side_by_side_change_no_bit(images):
+    one, three = images.mined(workers=1), images.mined(workers=3)
     for name, part in one.state().items():
         assert torch.equal(part, three.state()[name]), name
 
