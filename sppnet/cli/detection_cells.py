@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sppnet.artifacts import read_json
-from sppnet.cli.detection_inputs import annotated, maps_of, proposed, windows_of, workers_of
+from sppnet.cli.detection_inputs import annotated, frozen_network, maps_of, proposed, windows_of, workers_of
 from sppnet.cli.detection_picture import SHEET, draw_sheet
 from sppnet.cli.detection_stages import DETECTIONS, MACHINES, REGRESSORS
 from sppnet.cli.stage import Outcome, Stage
-from sppnet.cli.trained import load_network
 from sppnet.errors import DataError
 
 if TYPE_CHECKING:  # import torch
@@ -35,7 +34,7 @@ def find(stage: Stage) -> Outcome:
     workers = workers_of(stage)
     found_images = annotated(stage, "test")
     images = proposed(stage, found_images, "test")
-    net, trained = load_network(stage.config, Path(settings["cell"]["network"]), classes=None)
+    net, trained = frozen_network(stage)
     maps = maps_of(stage, net, [image.image.path for image in images])
     source = windows_of(settings, net, maps, settings["detection"]["layer"])
     pooled = windows_of(settings, net, maps, "pool")

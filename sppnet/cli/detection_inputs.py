@@ -1,13 +1,14 @@
 """What every stage of detection reads: images with proposals, and the vectors of their windows (§4.1)."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hydra.utils import instantiate
 
+from sppnet.cli.pool import usable_cores
 from sppnet.cli.stage import Stage
+from sppnet.cli.trained import load_network
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.detection_images import DetectionImage
@@ -28,7 +29,27 @@ def workers_of(stage: Stage) -> int:
     import torch
 
     torch.set_num_threads(1)
-    return int(stage.settings["trainer"]["threads"] or os.cpu_count() or 1)
+    return threads_of(stage)
+
+
+def threads_of(stage: Stage) -> int:
+    """The trainer's threads; where it has no number, all cores that this process may use."""
+    return int(stage.settings["trainer"]["threads"] or usable_cores())
+
+
+def device_of(settings: Any) -> str:
+    """Where the trainer's accelerator is: the frozen network runs there, too."""
+    import torch
+
+    accelerator = settings["trainer"]["accelerator"]
+    has_gpu = accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    return "cuda" if has_gpu else "cpu"
+
+
+def frozen_network(stage: Stage) -> "tuple[SppNet, dict[str, float]]":
+    """The network that the run looks at, on its device; and what its own run measured."""
+    net, measured = load_network(stage.config, Path(stage.settings["cell"]["network"]), classes=None)
+    return net.to(device_of(stage.settings)), measured
 
 
 def annotated(stage: Stage, image_set: str) -> "AnnotatedImages":
@@ -48,7 +69,7 @@ def proposed(stage: Stage, images: "AnnotatedImages", image_set: str) -> "list[D
         images.images,
         instantiate(chosen),
         cache_dir=Path(config.paths.cache),
-        jobs=stage.settings["trainer"]["threads"] or os.cpu_count() or 1,
+        jobs=threads_of(stage),
         max_pixels=config.data_loading.max_pixels,
     )
     return [DetectionImage(*one) for one in zip(images.images, proposals, strict=True)]

@@ -33,7 +33,7 @@ RULES = (
     Rule("mining.negative_overlap", _is_overlap, _OVERLAP),
     Rule("mining.duplicate_overlap", _is_overlap, _OVERLAP),
     Rule("mining.retrain_after", at_least(0), "0 or more"),
-    Rule("mining.max_rows", at_least(1), _COUNT),
+    Rule("mining.max_gb", _is_positive, _POSITIVE),
     Rule("mining.tolerance", lambda value: 0 < value < 1, "between 0 and 1"),
     Rule("boxes.min_overlap", lambda value: 0 < value <= 1, "above 0 and at most 1"),
     Rule("boxes.ridge", _is_positive, _POSITIVE),
@@ -45,9 +45,11 @@ RULES = (
     Rule("finetuning.learning_rate", _is_positive, _POSITIVE),
     Rule("finetuning.batch_size", at_least(1), _COUNT),
     Rule("finetuning.chunk_steps", at_least(1), _COUNT),
+    Rule("finetuning.images_per_chunk", at_least(1), _COUNT),
     Rule("finetuning.positive_share", lambda value: 0 < value < 1, "between 0 and 1"),
     Rule("finetuning.positive_overlap", lambda value: 0 < value <= 1, "above 0 and at most 1"),
     Rule("finetuning.background_overlap", _is_overlap, _OVERLAP),
+    Rule("finetuning.dropout", lambda value: 0 <= value < 1, "at least 0 and below 1"),
     Rule("finetuning.trains", one_of("fc", "all"), "fc or all"),
     Rule("timing.num_images", at_least(1), _COUNT),
     Rule("timing.num_warmup", at_least(0), "0 or more"),
@@ -85,6 +87,7 @@ def check_detection(config: Mapping[str, Any]) -> None:
         )
     if windows["method"] == "rcnn" and config["mining"]["duplicate_cells"]:
         raise ConfigError("mining.duplicate_cells=true: R-CNN's windows have no cells; set it to false")
+    _check_learning(config)
     target = config["target"]
     if target is None or "Voc" not in target["_target_"]:
         raise ConfigError(
@@ -99,8 +102,30 @@ def check_detection(config: Mapping[str, Any]) -> None:
         raise ConfigError("pyramid=none cannot pool windows (§2.3); choose pyramid=bins50 or windows=rcnn")
     if not config["trained"] and config["detection"]["layer"] in ("fc6", "fc7"):
         _check_head(config)
-    if config["finetuning"]["background_overlap"] >= config["finetuning"]["positive_overlap"]:
+
+
+def _check_learning(config: Mapping[str, Any]) -> None:
+    """Refuse contradictions that would be found out only once a network is trained."""
+    mining, tuning, method = config["mining"], config["finetuning"], config["windows"]["method"]
+    if not mining["evict_below"] < mining["hard_above"]:
+        raise ConfigError(
+            f"mining.evict_below={mining['evict_below']} must be below "
+            f"mining.hard_above={mining['hard_above']}"
+        )
+    if tuning["background_overlap"] >= tuning["positive_overlap"]:
         raise ConfigError("finetuning.background_overlap must be below finetuning.positive_overlap")
+    drops = tuning["drop_at"]
+    if not all(0 < fraction < 1 for fraction in drops) or sorted(drops) != drops:
+        raise ConfigError(f"finetuning.drop_at={drops}: must rise and lie between 0 and 1")
+    if round(tuning["positive_share"] * tuning["batch_size"]) < 1:
+        raise ConfigError("finetuning.positive_share of finetuning.batch_size is not one window; raise them")
+    if (tuning["trains"] == "all") != (method == "rcnn"):
+        raise ConfigError(
+            f"finetuning.trains={tuning['trains']} does not go with windows of {method}: SPP-net's "
+            f"convolutions stay as they are (fc), R-CNN trains all"
+        )
+    if tuning["random_scale"] and method == "rcnn":
+        raise ConfigError("finetuning.random_scale=true: R-CNN's windows have one size; set it to false")
 
 
 def _check_files(config: Mapping[str, Any]) -> None:
@@ -120,6 +145,11 @@ def _files(source: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_head(config: Mapping[str, Any]) -> None:
     """Fc layers that were never trained are of no use, unless fine-tuning trains them."""
+    if config["detection"]["finetuned"] and not config["finetuning"]["fresh"]:
+        raise ConfigError(
+            "trained=false: fc layers that were never trained are not fine-tuned from small rates; with "
+            "finetuning.fresh=true they begin anew, see experiment=table9_squeezenet"
+        )
     if not config["detection"]["finetuned"]:
         raise ConfigError(
             f"detection: {config['detection']['layer']} of a network that was never trained; choose "

@@ -1,14 +1,23 @@
 """What the runs of a detection table do, one behind the other (paper §4.1)."""
 
+import itertools
 import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sppnet.artifacts import write_json
-from sppnet.cli.detection_inputs import annotated, maps_of, norm_of, proposed, windows_of, workers_of
+from sppnet.cli.detection_inputs import (
+    annotated,
+    frozen_network,
+    maps_of,
+    norm_of,
+    proposed,
+    windows_of,
+    workers_of,
+)
 from sppnet.cli.stage import Outcome, Stage
-from sppnet.cli.trained import load_network, save_network
+from sppnet.cli.trained import save_network
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.detection_images import DetectionImage
@@ -18,6 +27,7 @@ MACHINES: Final = "svm.safetensors"
 REGRESSORS: Final = "boxes.safetensors"
 DETECTIONS: Final = "detections.safetensors"
 _MINING: Final = "checkpoint-mining.safetensors"
+_MOST_ROWS: Final = 1_000_000  # of vectors so short that what is known of each weighs more
 _BACKGROUND: Final = "background"
 log = logging.getLogger(__name__)
 
@@ -56,7 +66,7 @@ def compute_maps(stage: Stage) -> Outcome:
     workers = workers_of(stage)
     if stage.settings["trainer"]["keep_memory"]:
         keep_freed_memory()
-    net, _ = load_network(stage.config, Path(cell["network"]), classes=None)
+    net, _ = frozen_network(stage)
     paths = [image.path for image in annotated(stage, cell["image_set"]).images]
     maps = maps_of(stage, net, paths, is_mirrored=cell["is_mirrored"])
 
@@ -92,7 +102,7 @@ def mine(stage: Stage) -> Outcome:
     classes, images, source = _training_windows(stage, settings["detection"]["layer"])
     began = time.perf_counter()
     names = ("svm_c", "loss", "bias_multiplier", "positive_weight", "tolerance")
-    rules = ("hard_above", "evict_below", "retrain_after", "max_rows")
+    rules = ("hard_above", "evict_below", "retrain_after")
     miner = Miner(
         images,
         source,
@@ -102,6 +112,7 @@ def mine(stage: Stage) -> Outcome:
             num_classes=len(classes),
             num_features=source.dim,
             workers=workers,
+            max_rows=min(_MOST_ROWS, int(mining["max_gb"] * 1e9 / (4 * source.dim))),
             **{name: mining[name] for name in (*names, *rules)},
         ),
         num_classes=len(classes),
@@ -152,8 +163,7 @@ def regress(stage: Stage) -> Outcome:
     parts = [path / f"checkpoint-class{label}.safetensors" for label in range(len(classes))]
     known = [
         BoxRegressor.from_state(BoxRegressorState(**read_tensors(part)), ridge=boxes["ridge"])
-        for part in parts
-        if part.is_file()
+        for part in itertools.takewhile(Path.is_file, parts)
     ]
     fitting = fit_regressors(
         images,
@@ -183,6 +193,6 @@ def _training_windows(
     """The classes, the training images, and where the vectors of their windows come from."""
     found = annotated(stage, "trainval")
     images = proposed(stage, found, "trainval")
-    net, _ = load_network(stage.config, Path(stage.settings["cell"]["network"]), classes=None)
+    net, _ = frozen_network(stage)
     maps = maps_of(stage, net, [image.image.path for image in images])
     return found.classes, images, windows_of(stage.settings, net, maps, layer)

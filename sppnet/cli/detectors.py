@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sppnet.cli.detection_cells import classes_of, read_parts
-from sppnet.cli.detection_inputs import windows_of
+from sppnet.cli.detection_inputs import device_of, windows_of
 from sppnet.cli.trained import load_network
 from sppnet.errors import ArtifactError, DataError, SppnetError
 from sppnet.run.directory import RunDirectory
@@ -41,6 +41,7 @@ class LoadedDetector:
         if isinstance(self._source, MatProposals):  # files know no other pictures
             self._source = instantiate(_default_proposals())
         net, _ = load_network(config, Path(settings["cell"]["network"]), classes=None)
+        net = net.to(device_of(settings))
         self._paths: list[Path] = []
         self._maps = ConvMaps(
             net, self._paths, is_mirrored=False, cache=None, max_pixels=self._max_pixels, upright=True
@@ -89,6 +90,8 @@ def load_detector(path: Path) -> LoadedDetector:
     config = OmegaConf.load(file)
     if not isinstance(config, DictConfig) or config.get("cell", {}).get("stage") != "detection":
         raise ArtifactError(f"{path}: a run, but not of a detector; {_NOT_ONE}")
+    if str(config.backbone.get("weights", "")).endswith(".safetensors"):
+        config.backbone.weights = None  # those of its network's run are the same, and go where it goes
     for name in _POINTERS:
         if config.cell[name]:
             config.cell[name] = str(_find(path, Path(config.cell[name])))

@@ -1,17 +1,14 @@
 """Fine-tune a pre-trained network on windows (paper §4.1; for R-CNN, §4.2)."""
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hydra.utils import instantiate
 
-from sppnet.cli.detection_inputs import maps_of, norm_of, windows_of
+from sppnet.cli.detection_inputs import frozen_network, maps_of, norm_of, threads_of, windows_of
 from sppnet.cli.stage import Stage
-from sppnet.cli.trained import load_network
 from sppnet.run.directory import identity_key
 
 if TYPE_CHECKING:  # import torch
@@ -37,17 +34,24 @@ def fit(
     from sppnet.run.checkpoints import newest_checkpoint
     from sppnet.run.progress import Step
     from sppnet.tasks.finetuning import WindowFineTuningTask
+    from sppnet.tasks.first_weights import begin_with_directions, sample_windows
 
     settings, path = stage.settings, stage.directory.path
     chosen = settings["finetuning"]
     seed_everything(settings["seed"], verbose=False)
-    pretrained, _ = load_network(stage.config, Path(settings["cell"]["network"]), classes=None)
+    pretrained, _ = frozen_network(stage)
     net = _with_new_output(stage, pretrained, num_outputs=1 + len(classes))
     fc6_rate = 1.0
     if chosen["fresh"]:
         stage.report(Step("scaling features", 0, 1, ""))
         source = _source(settings, stage, pretrained, images, is_mirrored=False)
-        fc6_rate = _begin_anew(net, _scale(stage, images, source), settings["mining"]["mean_norm"])
+        scale = _scale(stage, images, source)
+        rows = sample_windows(images, source, seed=settings["seed"])
+        begin_with_directions(net.fc6, net.fc7, rows, scale=scale)
+        # Weights `scale` times as large, which learn `scale` squared times as fast, change as those that
+        # see scaled vectors (but hardly decay).
+        fc6_rate = scale**2
+    net.dropout.p = chosen["dropout"]
     names = ("learning_rate", "momentum", "weight_decay", "bias_rate", "fc8_rate", "num_steps", "drop_at")
     task = WindowFineTuningTask(
         net=net, trains=chosen["trains"], fc6_rate=fc6_rate, **{name: chosen[name] for name in names}
@@ -95,22 +99,6 @@ def _scale(stage: Stage, images: "Sequence[DetectionImage]", source: Any) -> flo
     return float(feature_scale(images, source, norm))
 
 
-def _begin_anew(net: "SppNet", scale: float, mean_norm: float) -> float:
-    """Draw fc6 and fc7 at random, as if pooled vectors had this mean norm; return fc6's rate.
-
-    The factor is a part of fc6: weights `scale` times as large, which learn `scale` squared times as fast,
-    see the vectors as they are and change as those that see scaled ones. Deviations are He's: responses
-    keep their size from layer to layer.
-    """
-    import torch
-
-    with torch.no_grad():
-        for layer, size, factor in ((net.fc6, mean_norm, scale), (net.fc7, net.fc7.in_features**0.5, 1.0)):
-            layer.weight.normal_(std=factor * 2**0.5 / size)
-            layer.bias.zero_()
-    return scale**2
-
-
 def _data(stage: Stage, pretrained: "SppNet", images: "Sequence[DetectionImage]") -> "WindowDataModule":
     from sppnet.features.window_batches import WindowDataModule
     from sppnet.features.window_draws import WindowSampling
@@ -138,7 +126,7 @@ def _data(stage: Stage, pretrained: "SppNet", images: "Sequence[DetectionImage]"
         seed=settings["seed"],
         chunk_steps=chosen["chunk_steps"],
         chunk_gb=chosen["chunk_gb"],
-        workers=settings["trainer"]["threads"] or os.cpu_count() or 1,
+        workers=threads_of(stage),
         report=report,
     )
 

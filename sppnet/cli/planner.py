@@ -166,13 +166,26 @@ class Planner:
         return self.planned(name, directory, config, overrides, {"label": name, "stage": "network"}, [])
 
     def with_digest(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Name a file of weights by its content: others under the same name make other runs."""
-        weights = config["backbone"].get("weights")
-        if weights is None or not Path(weights).is_file():
-            return config
-        file = Path(weights)
+        """Name files of weights and of proposals by content: others under the same name make other runs."""
+        named = {part: self._digested(config[part]) for part in ("proposals", "test_proposals")}
+        backbone = {**config["backbone"], "weights": self._digest(config["backbone"].get("weights"))}
+        return {**config, **named, "backbone": backbone if backbone["weights"] else config["backbone"]}
+
+    def _digested(self, part: Any) -> Any:
+        """A part of a configuration, every file in it by its content."""
+        if isinstance(part, dict):
+            return {key: self._digested(value) for key, value in part.items()}
+        if isinstance(part, list):
+            return [self._digested(value) for value in part]
+        return self._digest(part) if isinstance(part, str) else part
+
+    def _digest(self, text: str | None) -> str | None:
+        """The digest of a file; what is no file's path stays as it is."""
+        if text is None or not Path(text).is_file():
+            return text
+        file = Path(text)
         self._digests[file] = self._digests.get(file) or file_digest(file)
-        return {**config, "backbone": {**config["backbone"], "weights": self._digests[file]}}
+        return self._digests[file]
 
     def planned(
         self,

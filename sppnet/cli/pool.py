@@ -111,14 +111,25 @@ def _builds_on(waiting: Sequence[CellRun], directory: Path) -> list[CellRun]:
 def _give_all(
     workers: Sequence[subprocess.Popen[str]], running: dict[int, CellRun], waiting: list[CellRun]
 ) -> None:
-    """Give every idle worker the first task whose predecessors are through."""
+    """Give every idle worker the first task whose predecessors are through; a clock runs alone."""
     for number in range(len(workers)):
         unfinished = {task.directory for task in (*waiting, *running.values())}
-        ready = (task for task in waiting if not unfinished.intersection(task.after))
+        ready = (
+            task
+            for task in waiting
+            if not unfinished.intersection(task.after) and not (running and _is_timing(task))
+        )
+        if any(map(_is_timing, running.values())):
+            return
         if number not in running and (task := next(ready, None)) is not None:
             waiting.remove(task)
             running[number] = task
             _give(workers[number], task)
+
+
+def _is_timing(task: CellRun) -> bool:
+    """Whether a run measures seconds, which others beside it would change."""
+    return bool(task.config["cell"]["stage"] == "timing")
 
 
 def _give(worker: subprocess.Popen[str], task: CellRun) -> None:

@@ -84,7 +84,7 @@ class MiningConf:
     hard_above: float = MISSING
     evict_below: float = MISSING
     retrain_after: int = MISSING
-    max_rows: int = MISSING
+    max_gb: float = MISSING
     tolerance: float = MISSING
 
 
@@ -125,6 +125,7 @@ class FinetuningConf:
     bias_rate: float = MISSING
     fc8_rate: float = MISSING
     fresh: bool = MISSING
+    dropout: float = MISSING
     images_per_chunk: int = MISSING
     chunk_steps: int = MISSING
     chunk_gb: float = MISSING
@@ -162,6 +163,7 @@ class PathsConf:
     data: str | None = None
     weights: str | None = None
     det: str | None = None
+    cls: str | None = None
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """Measure what a network costs an image, as Tables 9 and 10 do (paper §4.3)."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sppnet.cli.detection_inputs import device_of, threads_of
 from sppnet.cli.stage import Stage
 from sppnet.cli.trained import load_network
 
@@ -30,14 +30,14 @@ def measure(stage: Stage, images: "Sequence[DetectionImage]") -> dict[str, float
     stage.report(Step("measuring seconds", 0, 1, ""))
     if settings["trainer"]["keep_memory"]:
         keep_freed_memory()
-    torch.set_num_threads(settings["trainer"]["threads"] or os.cpu_count() or 1)
+    torch.set_num_threads(threads_of(stage))
     net, _ = load_network(stage.config, Path(settings["cell"]["network"]), classes=None)
     wanted = settings["timing"]
     generator = torch.Generator().manual_seed(stable_seed(settings["seed"], "timing"))
     usable = [image for image in images if len(image.proposals)]
     chosen = torch.randperm(len(usable), generator=generator)[: wanted["num_images"]].tolist()
     seconds = time_detection(
-        _method(settings, net.to(_device(settings))),
+        _method(settings, net.to(device_of(settings))),
         [(usable[number].image.path, usable[number].proposals) for number in chosen],
         num_warmup=wanted["num_warmup"],
         max_pixels=settings["data_loading"]["max_pixels"],
@@ -78,11 +78,3 @@ def _method(settings: Any, net: "SppNet") -> "Method":
         scale_target=windows["scale_target"],
         side=windows["side"],
     )
-
-
-def _device(settings: Any) -> str:
-    import torch
-
-    accelerator = settings["trainer"]["accelerator"]
-    has_gpu = accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-    return "cuda" if has_gpu else "cpu"

@@ -51,7 +51,7 @@ class RowCache:
             self.rows: NDArray[np.float32] = np.empty((max_rows, num_features), dtype=np.float32)
         except MemoryError:
             raise ResourceError(
-                f"mining.max_rows={max_rows} rows of {num_features} numbers are "
+                f"max_rows={max_rows} rows of {num_features} numbers are "
                 f"{max_rows * num_features * 4 / 2**30:.1f} GiB, more than there is; lower it"
             ) from None
         self.ids: NDArray[np.int64] = np.zeros(max_rows, dtype=np.int64)
@@ -124,7 +124,7 @@ class RowCache:
         num_kept = min(int(_FILL * max_rows), max_rows - num_new) - int(stays.sum())
         if max_rows - num_new < stays.sum():
             raise ResourceError(
-                f"mining.max_rows={max_rows} has no room for {stays.sum()} rows that have to stay and "
+                f"max_rows={max_rows} has no room for {stays.sum()} rows that have to stay and "
                 f"{num_new} new ones; raise it: a row takes {self.rows[0].nbytes} bytes"
             )
         negatives = slots[~stays]
@@ -137,7 +137,7 @@ class RowCache:
         self.signs[dropped], self.duals[dropped] = 0, 0
         _log.log(
             logging.DEBUG if self._was_full else logging.WARNING,  # again every few images from then on
-            "mining.max_rows=%d is full: %d negatives that score lowest are given up",
+            "max_rows=%d is full: %d negatives that score lowest are given up",
             max_rows,
             len(dropped),
         )
@@ -164,7 +164,7 @@ class RowCache:
         self.size = len(state["ids"])
         if self.size > len(self.rows):
             raise ResourceError(
-                f"mining.max_rows={len(self.rows)}, but the state to go on from has {self.size} rows; raise "
+                f"max_rows={len(self.rows)}, but the state to go on from has {self.size} rows; raise "
                 f"it to that"
             )
         self.signs[:], self.duals[:] = 0, 0

@@ -33,6 +33,7 @@ from sppnet.models.sppnet import SppNet
 
 log = logging.getLogger(__name__)
 _MAPS = FeatureSpec("conv5", None)
+_NUM_REMEMBERED = 32  # maps in memory: of some images at five scales, 16 MB an image
 _SECONDS_BETWEEN_LOOKS = 0.05
 _OWN_SOURCE = file_digest(Path(__file__))  # read when this was loaded, as those of the net are
 _LARGEST = torch.finfo(torch.float16).max
@@ -71,6 +72,7 @@ class ConvMaps:
         self._cache = cache
         self._entries: dict[int, tuple[Entry, dict[str, list[Path]]]] = {}
         self._digests: dict[int, str] = {}
+        self._recent: dict[tuple[int, int], Tensor] = {}
         self._lock = threading.Lock()
 
     def size(self, index: int) -> tuple[int, int]:
@@ -86,8 +88,20 @@ class ConvMaps:
             NonFiniteError: A map is NaN, infinite or beyond 16 bits.
             ResourceError: The cache cannot be written.
         """
-        maps = self._computed(index, scale) if self._cache is None else self._kept(index, scale)
+        maps = self._remembered(index, scale) if self._cache is None else self._kept(index, scale)
         return maps.float().permute(2, 0, 1)
+
+    def _remembered(self, index: int, scale: int) -> Float16[Tensor, "h w c"]:
+        """Maps of the images asked for last: box regression asks for them once more."""
+        with self._lock:
+            maps = self._recent.get((index, scale))
+        if maps is None:
+            maps = self._computed(index, scale)
+            with self._lock:
+                self._recent[index, scale] = maps
+                while len(self._recent) > _NUM_REMEMBERED:
+                    self._recent.pop(next(iter(self._recent)))
+        return maps
 
     def fill(self, scale: int, *, workers: int, report: Callable[[int, int], None] | None = None) -> None:
         """Make sure that the cache has every image's maps.

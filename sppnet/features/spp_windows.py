@@ -129,9 +129,10 @@ class SppWindows:
         room = self._room(len(different))
         pooled = pool_windows(maps, different, net.levels, order="bins_first", out=room)
         with torch.inference_mode():
-            features = linear_relu(pooled, self._fc6, net.fc6.bias)
+            features = linear_relu(pooled.to(self._fc6.device), self._fc6, net.fc6.bias)
             if self.layer == "fc7":
                 features = linear_relu(features, net.fc7.weight, net.fc7.bias)
+            features = features.cpu()
         return features[inverse].clone()
 
     def _pooled(self, maps: Tensor, windows: Tensor, out: Tensor) -> Float[Tensor, "n d"]:

@@ -75,6 +75,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     ignored = NOT_IDENTITY + IGNORED.get(stage, ())
     if stage in IGNORED or not config.get("detection"):
         ignored += DETECTION
+    elif config["detection"]["layer"] == "time":  # the number of threads decides what a clock says
+        ignored = tuple(key for key in ignored if key != "trainer.threads")
 
     def kept(part: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {

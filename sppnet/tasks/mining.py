@@ -137,7 +137,10 @@ class Miner:
             self.num_seen = request.index + 1
             report(self.num_seen)
         self.machine.finish()
-        return Machines(self.machine.coef, self.machine.intercept, self.scale)
+        # A class that nothing was learned of is never found.
+        is_known = torch.tensor([not status.startswith("no ") for status in self.machine.status])
+        intercept = self.machine.intercept.masked_fill(~is_known, -torch.inf)
+        return Machines(self.machine.coef, intercept, self.scale)
 
     def _add_positives(self) -> None:
         positives = {index: self._positives(index) for index in range(len(self.images))}

@@ -21,7 +21,7 @@ EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.y
 PRESETS = ["mini", pytest.param("paper", marks=pytest.mark.slow)]
 OWN_PRESET = {"table6_squeezenet", "table7_squeezenet", "table9_squeezenet"}
 # What the command line gives: folders, and a file of weights that nobody opens here.
-GIVEN = ("data.root=.", "paths.data=.", "paths.det=.", "paths.weights=x")
+GIVEN = ("data.root=.", "paths.data=.", "paths.det=.", "paths.cls=.", "paths.weights=x")
 # Given by the code that puts the parts together, not by YAML.
 GIVEN_LATER = {"net", "backbone"}
 # Rows a user may add to a table.

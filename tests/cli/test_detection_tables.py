@@ -239,6 +239,9 @@ def test_the_tables_of_detection_run(sppnet, tmp_path, tiny_detection, arguments
         assert "timing/total_seconds" in cell or 0 <= cell["test/map"] <= 1
 
 
+PRETRAINED = ("pretrained_det", "pretrained_det_finer", "pretrained_det_finer_large")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("experiment", "num_networks"), [("pretraining", 4), ("table13", 6)])
 def test_networks_pretrained_on_objects_detect(
@@ -248,7 +251,14 @@ def test_networks_pretrained_on_objects_detect(
     trainval = ShapesVocTarget("", str(shapes_root), num_images=60, seed=1).read_boxes()[0]
     folder = trainval.images[0].path.parents[3]  # of VOCdevkit/VOC2007/JPEGImages
     shared = [value for value in tiny_detection if not value.startswith(("data.", "target."))]
-    own = ["target.trainval_set=trainval"] if experiment == "table13" else ["target.num_images=12"]
+    own = {
+        "table13": [
+            "target.trainval_set=trainval",
+            "data.reader.train_set=trainval",
+            "data.reader.test_set=test",
+        ],
+        "pretraining": ["target.num_images=12", f"setting=pretrained_shapes,{','.join(PRETRAINED)}"],
+    }[experiment]
     larger = ("windows=spp_one", "image.short_side=190", "image.object_short_side=210")
     assert sppnet(f"experiment={experiment}", *shared, *own, *larger, f"paths.det={folder}") == 0
     assert stages(completed(tmp_path / "runs"))["network"] == num_networks

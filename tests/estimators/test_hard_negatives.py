@@ -250,7 +250,7 @@ def test_a_full_cache_warns_once(caplog):
     for first_id in range(300, 306):
         show(svm, [first_id / 1000], first_id)
     assert svm.num_dropped == 3
-    full = [record for record in caplog.records if "mining.max_rows=5 is full" in record.getMessage()]
+    full = [record for record in caplog.records if "max_rows=5 is full" in record.getMessage()]
     assert [record.levelname for record in full] == ["WARNING", "DEBUG", "DEBUG"]
 
 
@@ -280,13 +280,13 @@ def test_positives_are_never_given_up(images):
 
 def test_positives_that_do_not_fit_name_the_setting_to_raise(images):
     with pytest.raises(
-        ResourceError, match=r"mining.max_rows=35 has no room for 33 rows that have to stay and 3 new"
+        ResourceError, match=r"max_rows=35 has no room for 33 rows that have to stay and 3 new"
     ):
         images.add_positives(machine(max_rows=35))
 
 
 def test_a_state_that_does_not_fit_names_the_setting_to_raise(images):
-    with pytest.raises(ResourceError, match=r"mining.max_rows=50, but the state to go on from has \d+ rows"):
+    with pytest.raises(ResourceError, match=r"max_rows=50, but the state to go on from has \d+ rows"):
         machine(max_rows=50).restore(images.mined().state(), images.rows_of)
 
 

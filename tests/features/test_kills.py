@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.features.cache import Entry, FeatureCache, entries, shard_files
+from sppnet.features.cache import ROWS, Entry, FeatureCache, entries, shard_files
 from sppnet.features.extract import FeatureSpec, extract
 from sppnet.features.housekeeping import gc
 from sppnet.features.identity import images_digest
@@ -151,7 +151,7 @@ def test_a_busy_shard_is_left_for_the_end_and_taken_over_when_its_owner_dies(run
     def hold_the_first_shard_forever() -> int:
         cache = FeatureCache(root, shard_images=SHARD_IMAGES)
         hold = (tmp_path / "hold").open("wb", buffering=0)
-        some = Entry(entries(root)[0], dim=1, hold=hold, counts=cache.counts)
+        some = Entry(entries(root)[0], dim=1, suffix=ROWS, hold=hold, counts=cache.counts)
         with some.claim(first) as is_ours:
             os.write(write, b"x" if is_ours else b"-")
             signal.pause()
