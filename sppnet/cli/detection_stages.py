@@ -81,10 +81,10 @@ def compute_maps(stage: Stage) -> Outcome:
 
 def finetune(stage: Stage) -> Outcome:
     """Train the fc layers on the windows of the training images (all layers, for R-CNN)."""
-    from sppnet.cli.finetuning_stage import fit
+    from sppnet.cli.finetuning_stage import train_on_windows
 
     images = annotated(stage, "trainval")
-    net, metrics = fit(stage, proposed(stage, images, "trainval"), classes=images.classes)
+    net, metrics = train_on_windows(stage, proposed(stage, images, "trainval"), classes=images.classes)
     return Outcome(metrics, save_network(net, [_BACKGROUND, *images.classes], stage.directory.path))
 
 

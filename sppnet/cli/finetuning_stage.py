@@ -20,7 +20,7 @@ _FC8_DEVIATION: Final = 0.01  # of the new layer's first weights (§4.1)
 log = logging.getLogger(__name__)
 
 
-def fit(
+def train_on_windows(
     stage: Stage, images: "Sequence[DetectionImage]", *, classes: Sequence[str]
 ) -> "tuple[SppNet, dict[str, float]]":
     """Train from the newest checkpoint, if there is one.
