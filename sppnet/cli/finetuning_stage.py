@@ -28,6 +28,7 @@ def train_on_windows(
     Returns:
         The network, its outputs the background and the classes; and what was measured.
     """
+    import torch
     from pytorch_lightning import seed_everything
 
     from sppnet.cli.parts import build_trainer, loggers
@@ -59,6 +60,9 @@ def train_on_windows(
     checkpoint = newest_checkpoint(path)
     with loggers(stage.config, path, run_id=identity_key(settings)) as active:
         trainer = build_trainer(settings, path, stage.interruption, active, stage.report, epochs=1)
+        torch.set_num_threads(
+            threads_of(stage)
+        )  # a stage before this one, in this process, may have left one
         # Pooling runs on one thread an image; the fc layers on as many as the trainer has.
         data = _data(stage, pretrained, images)
         if checkpoint is not None:
