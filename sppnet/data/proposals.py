@@ -9,7 +9,6 @@ Axes: n proposals, h w pixels.
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -31,9 +30,7 @@ from sppnet.data.progress import show_progress
 from sppnet.data.proposal_cache import ProposalCache
 from sppnet.data.proposal_files import MatProposals, StoredImage
 from sppnet.errors import ArtifactError, DataError, ResourceError, SppnetError
-
-# What runs between an image file and its boxes, besides the source itself.
-_OWN_CODE = ("data/images.py", "data/proposal_windows.py", "ops/suppression.py", "ops/kernels.py")
+from sppnet.sources import code_of
 
 
 @runtime_checkable
@@ -107,12 +104,10 @@ def proposals_of(
 
 def _identity(source: ProposalSource) -> dict[str, Any]:
     """Whatever changes the boxes of an image changes this."""
-    own = [Path(__file__).parents[1] / file for file in _OWN_CODE]
-    theirs = getattr(sys.modules[type(source).__module__], "__file__", None)
     return {
         "source": type(source).__qualname__,
         "settings": dict(source.settings),
-        "code": [file_digest(file) for file in [*own, *([Path(theirs)] if theirs else [])]],
+        "code": code_of([read_image.__module__, type(source).__module__]),
         "pillow": PIL.__version__,  # its JPEG decoder
     }
 

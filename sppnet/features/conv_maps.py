@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, Float16
 from torch import Tensor
 
-from sppnet.artifacts import file_digest
 from sppnet.data.images import image_size, read_image, resize_short_side
 from sppnet.data.progress import show_progress
 from sppnet.errors import ConfigError, DataError, NonFiniteError, ResourceError
@@ -30,12 +29,13 @@ from sppnet.features.identity import extractor_identities, images_digest
 from sppnet.features.specs import FeatureSpec
 from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
+from sppnet.sources import code_of
 
 log = logging.getLogger(__name__)
 _MAPS = FeatureSpec("conv5", None)
 _NUM_REMEMBERED = 32  # maps in memory: of some images at five scales, 16 MB an image
 _SECONDS_BETWEEN_LOOKS = 0.05
-_OWN_SOURCE = file_digest(Path(__file__))  # read when this was loaded, as those of the net are
+_OWN_CODE = code_of([__name__])  # read when this was loaded, as that of the net is
 _LARGEST = torch.finfo(torch.float16).max
 
 
@@ -215,7 +215,7 @@ class ConvMaps:
                 )
                 (identity,) = extractor_identities(self.net, [_MAPS], view).values()
                 entry = self._cache.entry(
-                    {**identity, "dtype": "float16", "is_mirrored": self.is_mirrored, "maps": _OWN_SOURCE},
+                    {**identity, "dtype": "float16", "is_mirrored": self.is_mirrored, "maps": _OWN_CODE},
                     network=self.net.backbone.name,
                     feature="maps, mirrored" if self.is_mirrored else "maps",
                     dim=self.net.backbone.out_channels,

@@ -13,16 +13,14 @@ from torch import Tensor, fx, nn
 
 from sppnet.artifacts import content_key, file_digest
 from sppnet.errors import DataError
+from sppnet.features.compute import compute_rows
 from sppnet.features.specs import FeatureSpec
 from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
+from sppnet.sources import code_of
 
-# Whole folders, because a helper imported there next year counts too.
-_OWN_CODE = (
-    *("ops/*.py", "models/*.py", "data/images.py"),
-    *("features/compute.py", "features/specs.py", "features/views.py"),
-)
 _PLAIN = (bool, int, float, str, type(None))
+_LIBRARIES = {"torch", "torchvision", *sys.stdlib_module_names}
 _PLUMBING = frozenset(vars(nn.Module()))  # what every module has: hooks, tables of children, training
 
 
@@ -112,26 +110,14 @@ def _is_plain(value: Any) -> bool:
 
 
 def source_digest(net: nn.Module) -> str:
-    """SHA-256 of the source files that compute a feature: ours, and those of foreign modules in the net."""
-    known = {"sppnet", "torch", "torchvision", *sys.stdlib_module_names}
-    names = {cls.__module__ for module in net.modules() for cls in type(module).__mro__}
-    files = [
-        Path(file)
-        for name in sorted(names)
-        if name.partition(".")[0] not in known
-        and (file := getattr(sys.modules.get(name), "__file__", None)) is not None
-    ]
-    return content_key([_OWN_SOURCES, *map(file_digest, files)])
-
-
-def own_sources(package: Path) -> str:
-    """SHA-256 of those source files of ours that run between an image file and a row."""
-    files = sorted(file for pattern in _OWN_CODE for file in package.glob(pattern))
-    return content_key({file.relative_to(package).as_posix(): file_digest(file) for file in files})
+    """SHA-256 of the source that computes a feature: ours, and that of foreign modules in the net."""
+    kinds = {cls.__module__ for module in net.modules() for cls in type(module).__mro__}
+    written = sorted(kind for kind in kinds if kind.partition(".")[0] not in _LIBRARIES)
+    return content_key(_OWN_CODE | code_of(written))
 
 
 # Read now, when this code was loaded: editing a file under a running process does not change what it runs.
-_OWN_SOURCES = own_sources(Path(__file__).parents[1])
+_OWN_CODE = code_of([compute_rows.__module__])
 
 
 def images_digest(paths: Iterable[Path]) -> str:

@@ -12,9 +12,10 @@ from PIL import Image
 
 import sppnet
 from sppnet.features.cache import FeatureCache
+from sppnet.features.compute import compute_rows
 from sppnet.features.extract import FeatureSpec, extract
-from sppnet.features.identity import own_sources
 from sppnet.models.normalise import InputNorm
+from sppnet.sources import code_of
 
 POOL, FC6, FC7 = map(FeatureSpec.parse, ("pool", "fc6", "fc7"))
 LAYERS = (
@@ -119,15 +120,19 @@ def test_using_a_net_does_not_change_what_it_is(make_net, make_view, computed):
 def test_any_edit_of_the_code_that_computes_features_counts_and_no_other(tmp_path: Path):
     package = tmp_path / "sppnet"
     shutil.copytree(sppnet.__path__[0], package, ignore=shutil.ignore_patterns("__pycache__"))
-    digest = own_sources(package)
+
+    def code() -> dict[str, str]:
+        return code_of([compute_rows.__module__], package=package)
+
+    before = code()
     for name in ("ops/pyramid.py", "models/sppnet.py", "data/images.py", "features/compute.py"):
         source = (package / name).read_text()
         (package / name).write_text(source + "\n# edited\n")
-        assert own_sources(package) != digest
+        assert code() != before
         (package / name).write_text(source)
     for name in ("tasks/classification.py", "cli/main.py", "features/cache.py"):
         (package / name).write_text("# edited\n")
-        assert own_sources(package) == digest
+        assert code() == before
 
 
 def test_a_layer_of_the_users_own_counts_with_its_source_and_settings(
