@@ -58,7 +58,7 @@ def code_of(entries: Iterable[str], *, package: Path = _PACKAGE) -> dict[str, st
             continue
         module = _parsed(module_name, file)
         nodes = _used_by(module, definition) if definition else module.tree.body
-        found[entry] = _digest(module, nodes) if definition else file_digest(file)
+        found[entry] = _digest_now(entry, package) or ""
         for home, name in _imported(module, nodes, only=_names_in(nodes) if definition else None):
             if _top(home) not in tops:
                 continue
@@ -70,6 +70,14 @@ def code_of(entries: Iterable[str], *, package: Path = _PACKAGE) -> dict[str, st
     return dict(sorted(found.items()))
 
 
+def module_of(name: str, *, package: Path = _PACKAGE) -> str:
+    """The module of a class or function that is called by its whole name: "sppnet.ops.pyramid.num_bins"."""
+    module = name.rpartition(".")[0]
+    while module and _file_of(module, package) is None:
+        module = module.rpartition(".")[0]
+    return module or name
+
+
 def changed_since(recorded: Mapping[str, str], *, package: Path = _PACKAGE) -> list[str]:
     """Name what is not as `code_of` found it: it was edited, moved or removed.
 
@@ -78,16 +86,21 @@ def changed_since(recorded: Mapping[str, str], *, package: Path = _PACKAGE) -> l
     return [entry for entry, digest in recorded.items() if _digest_now(entry, package) != digest]
 
 
-@functools.cache
 def _digest_now(entry: str, package: Path) -> str | None:
     module_name, _, definition = entry.partition(":")
     file = _file_of(module_name, package)
     if file is None:
         return None
     if not definition:
-        return file_digest(file)
+        stat = file.stat()
+        return _file_digest(file, stat.st_size, stat.st_mtime_ns)
     module = _parsed(module_name, file)
     return _digest(module, _used_by(module, definition))
+
+
+@functools.cache
+def _file_digest(file: Path, _size: int, _changed: int) -> str:
+    return file_digest(file)
 
 
 def _top(entry: str) -> str:

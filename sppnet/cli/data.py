@@ -33,13 +33,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _datamodule(overrides: Sequence[str]) -> "ImageDataModule":
-    from hydra.utils import instantiate
+    from sppnet.experiment.checks import check_data
+    from sppnet.experiment.compose import compose_config, plain_part
+    from sppnet.experiment.making import make
 
-    from sppnet.cli.experiment import compose_config, resolved_part
-    from sppnet.cli.validate import validate_data
-
-    config = compose_config(overrides)
-    validate_data(resolved_part(config, "data"))
+    part = plain_part(compose_config(overrides), "data")
+    check_data(part)
     print("reading ...", file=sys.stderr)
-    data: ImageDataModule = instantiate(config.data)
+    data: ImageDataModule = make(part)
     return data

@@ -95,11 +95,11 @@ def main(argv: Sequence[str], load: Callable[[Path], ObjectDetector] | None = No
         require_apart(files, arguments.out)
         require_writable(arguments.out)
     if load is None:
-        from sppnet.cli.detectors import load_detector
+        from sppnet.experiment.trained_detector import load_detector
 
         load = load_detector
     if arguments.max_pixels is None:
-        from sppnet.cli.experiment import compose_config
+        from sppnet.experiment.compose import compose_config
 
         arguments.max_pixels = int(compose_config([]).data_loading.max_pixels)
     names = name_pictures(files)

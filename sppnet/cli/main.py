@@ -8,13 +8,14 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from sppnet.cli.conf import conf_dir
 from sppnet.errors import SppnetError
+from sppnet.experiment.installation import conf_dir
 from sppnet.run.interrupts import Interrupted
 
 VERBS: Final = {
     "report": "print a table: ours, the paper's, the difference, and its claims checked",
     "status": "say how far the runs of a table are",
+    "why": "say what a run depends on and what has changed since, or what makes two runs differ",
     "ensemble": "average the scores of finished runs that were tested on the same images",
     "cache": "list the features kept on disk (cache stat), check them (verify), make room (gc)",
     "data": "count the images of a data set (data show) or read every file (data verify)",
@@ -86,7 +87,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         verb = importlib.import_module(f"sppnet.cli.{first}")
         return int(verb.main(arguments[1:]))
     else:
-        from sppnet.cli.experiment import run_experiment
+        from sppnet.experiment.compose import run_experiment  # ends in sppnet.experiment.sweep
 
         run_experiment(arguments)
     return 0

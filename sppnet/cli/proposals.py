@@ -42,24 +42,23 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _report(image_set: str, overrides: Sequence[str], first: int | None, jobs: int) -> int:
-    from sppnet.cli.experiment import compose_config, resolved_part
+    from sppnet.experiment.compose import compose_config, plain_part
 
     config = compose_config(overrides)
-    resolved_part(config, "proposals")
+    chosen = plain_part(config, "proposals")
     if config.paths.data is None:
         raise ConfigError("paths.data is missing: give the folder that holds VOCdevkit/VOC2007")
     root = Path(config.paths.data).expanduser()
     if not root.is_dir():
         raise DataError(f"paths.data={root}: no such directory (looked at {root.absolute()})")
 
-    from hydra.utils import instantiate
-
     from sppnet.data.proposals import proposals_of
     from sppnet.data.voc2007 import read_voc
+    from sppnet.experiment.making import make
     from sppnet.metrics.proposal_recall import proposal_recall
 
     images = read_voc(root, image_set, classes=None).images[:first]
-    source = instantiate(config.proposals)
+    source = make(chosen)
     began = time.perf_counter()
     found = proposals_of(
         images,

@@ -2,11 +2,7 @@
 
 import argparse
 import json
-import os
-import platform
-import socket
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 from sppnet.artifacts import write_text
@@ -14,6 +10,7 @@ from sppnet.errors import ConfigError
 from sppnet.tables import (
     Table,
     draw_curves,
+    picture_of,
     print_table,
     publish,
     read_table,
@@ -23,8 +20,6 @@ from sppnet.tables import (
     to_latex,
     to_markdown,
 )
-
-_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,12 +51,6 @@ def main(argv: Sequence[str]) -> int:
         text = _text(tables, arguments.format, is_list=directories != [arguments.directory])
         _write(text, arguments.out)
     return 0
-
-
-def picture_of(directory: Path, table: Table) -> Path:
-    """Where a table's curves are drawn: beside its table file."""
-    home = directory.parent if directory.is_file() else directory
-    return home / f"table-{table.group}.png"
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,27 +113,4 @@ def _publish(table: Table, directory: Path, name: str) -> tuple[Path, Path]:
     home = directory.parent if directory.is_file() else directory
     # "." has no parent of its own.
     home = home if home.name else home.resolve()
-    return publish(table, home.parent / "published", name=name, environment=_environment(table))
-
-
-def _environment(table: Table) -> dict[str, str]:
-    """Describe this installation and machine in words, without names or addresses."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    # What is described is the machine of this command; the runs may have been elsewhere.
-    elsewhere = any(run.host not in (None, socket.gethostname()) for run in table.runs)
-    machine = f"{_processor()}, {os.cpu_count()} cores"
-    return {**versions, "machine": machine + (" (some runs were made on another)" if elsewhere else "")}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return publish(table, home.parent / "published", name=name)

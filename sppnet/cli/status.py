@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sppnet.cli.report import add_table_arguments
-from sppnet.tables import Table, read_table, table_directories
+from sppnet.tables import Run, Table, read_table, table_directories
+
+_Line = tuple[str, str, str, str]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,27 +42,24 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _lines_of_built_on(table: Table) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the same for the networks and features that the cells look at."""
+def _lines_of_built_on(table: Table) -> Iterator[_Line]:
+    """Yield the same for what the cells stand on, each with its stage's folder."""
     for run in table.built_on:
-        seconds = "-" if run.seconds is None else f"{run.seconds:.1f} s"
-        yield (
-            run.state,
-            seconds,
-            run.directory.parent.name,
-            f"{run.directory}" + (f"  {run.error}" if run.error else ""),
-        )
+        yield _line(run, run.directory.parent.name)
 
 
-def _lines(table: Table) -> Iterator[tuple[str, str, str, str]]:
-    """Yield state, seconds, cell, and directory with error, in the table's order."""
-    for row, column, seed in itertools.product(table.rows, table.columns, table.seeds):
+def _lines(table: Table) -> Iterator[_Line]:
+    """Yield state, seconds, cell, and directory with what is to be said of it, in the table's order."""
+    by_place = {(run.row, run.column, run.repeat): run for run in table.runs}
+    for row, column, repeat in itertools.product(table.rows, table.columns, table.seeds):
         if table.cells[row.id, column.id].status == "reference":
             continue
-        cell = f"{row.id}/{column.id}/seed {seed}"
-        runs = [run for run in table.runs if (run.row, run.column, run.seed) == (row.id, column.id, seed)]
-        for run in runs:
-            seconds = "-" if run.seconds is None else f"{run.seconds:.1f} s"
-            yield run.state, seconds, cell, f"{run.directory}" + (f"  {run.error}" if run.error else "")
-        if not runs:
-            yield "missing", "-", cell, ""
+        cell = f"{row.id}/{column.id}/{table.repeats} {repeat}"
+        run = by_place.get((row.id, column.id, repeat))
+        yield _line(run, cell) if run else ("missing", "-", cell, "")
+
+
+def _line(run: Run, cell: str) -> _Line:
+    seconds = "-" if run.seconds is None else f"{run.seconds:.1f} s"
+    said = run.error or (f"stale: {', '.join(run.changes[:2])}" if run.changes else "")
+    return run.state, seconds, cell, f"{run.directory}" + (f"  {said}" if said else "")

@@ -9,6 +9,12 @@ from sppnet.tables.wording import legend
 _WIDTH, _HEIGHT, _DPI = 7.0, 4.5, 130  # inches, and pixels an inch
 
 
+def picture_of(directory: Path, table: Table) -> Path:
+    """Where a table's curves are drawn: beside its table file."""
+    home = directory.parent if directory.is_file() else directory
+    return home / f"table-{table.group}.png"
+
+
 def draw_curves(table: Table, file: Path) -> Path | None:
     """Draw the headline metric of every row against the columns, as a PNG.
 

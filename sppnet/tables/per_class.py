@@ -1,6 +1,5 @@
 """The same cells class by class: a row for every cell of a table, a column for every class."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -49,11 +48,5 @@ def per_class_table(table: Table) -> Table | None:
 
 
 def _cell(row: Setting, key: str, runs: Sequence[Run], metric: Metric) -> Cell:
-    values = [metric.printed(run.metrics[key]) for run in runs if key in run.metrics]
-    one = Measurement(
-        ours=round(statistics.fmean(values), 10) if values else None,
-        std=round(statistics.stdev(values), 10) if len(values) > 1 else None,
-        n=len(values),
-        paper=None,
-    )
-    return Cell(row.id, key, "complete" if values else "reference", {}, {metric.key: one}, None)
+    one = Measurement.of({run.repeat: metric.printed(run.metrics[key]) for run in runs if key in run.metrics})
+    return Cell(row.id, key, "complete" if one.n else "reference", {}, {metric.key: one}, None)

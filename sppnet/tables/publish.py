@@ -1,7 +1,6 @@
 """A table to keep: its numbers with what made them, and nothing that tells whose machine it was."""
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,16 @@ from sppnet.tables.render import to_json, to_markdown
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def publish(table: Table, directory: Path, *, name: str, environment: Mapping[str, str]) -> tuple[Path, Path]:
+def publish(table: Table, directory: Path, *, name: str) -> tuple[Path, Path]:
     """Write `<name>.md` and `<name>.json`, and `<name>.png` of a table with curves.
 
-    Absolute paths are shortened to their last component everywhere; hosts are never written.
+    Versions, commits and machines are those of the runs, not of this installation. Absolute paths are shortened
+    to their last component everywhere; hosts are never written.
 
     Args:
         table: To be published.
         directory: Where to; made when missing.
         name: File name without suffix: letters, digits, and . _ - after the first.
-        environment: Versions and machine in words, in printed order.
 
     Returns:
         The two files.
@@ -39,8 +38,7 @@ def publish(table: Table, directory: Path, *, name: str, environment: Mapping[st
             f"--publish {name!r}: expected letters, digits, '.', '_' or '-', such as table2-mini"
         )
     made = {
-        **environment,
-        "commit": table.commit or "unknown",
+        **table.made_by,
         "seconds of all runs together": f"{table.seconds:.0f}",
         "seconds from the first start to the last end": f"{table.span:.0f}",
         "published": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -4,16 +4,22 @@ Disk keeps fractions; from here on every number is in the unit that is printed, 
 binary noise (100 * 0.285 is 28.499999999999996) would turn a tie into a win.
 """
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from sppnet.tables.provenance import Provenance
 
 RunState = Literal["complete", "running", "failed", "interrupted", "damaged"]
 # "reference": a row of other methods, which has the paper's numbers only.
 CellStatus = Literal[
     "complete", "partial", "running", "failed", "interrupted", "damaged", "missing", "reference"
 ]
+
+
+MARK_OF_STALE: Final = "†"
 
 
 class Setting(NamedTuple):
@@ -72,12 +78,26 @@ class Measurement:
         std: Sample standard deviation over them; None under two.
         n: Number of complete seeds that measured it.
         paper: The paper's number, where it gives one.
+        values: Of every complete seed (or split), by its number.
     """
 
     ours: float | None
     std: float | None
     n: int
     paper: float | None
+    values: Mapping[int, float]
+
+    @classmethod
+    def of(cls, values: Mapping[int, float], *, paper: float | None = None) -> "Measurement":
+        """Mean and deviation over seeds (or splits) of values in the printed unit."""
+        rounded = {repeat: round(value, 10) for repeat, value in values.items()}
+        return cls(
+            ours=round(statistics.fmean(rounded.values()), 10) if rounded else None,
+            std=round(statistics.stdev(rounded.values()), 10) if len(rounded) > 1 else None,
+            n=len(rounded),
+            paper=paper,
+            values=rounded,
+        )
 
     @property
     def difference(self) -> float | None:
@@ -87,33 +107,35 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory: a cell for one seed.
+    """One run directory: a cell for one seed, or what cells stand on.
 
     Attributes:
         directory: Where it is.
-        group: Base configuration it belongs to.
-        row: Id of its row.
+        row: Id of its row, of a table's cell.
         column: Id of its column.
-        seed: Its seed.
+        repeat: Its seed, or split.
         state: What is on disk, not what the run last said of itself.
         seconds: Time it took, as far as it got.
         error: One line on what went wrong.
         host: Machine that ran it.
         started: When its last take began, seconds since 1970.
         metrics: Finite numbers of its verified `metrics.json`, fractions; empty unless complete.
+        provenance: What made it; None if it does not say.
+        changes: What of its code, or of the runs below it, has changed since: it is stale if there is any.
     """
 
     directory: Path
-    group: str
     row: str
     column: str
-    seed: int
+    repeat: int
     state: RunState
     seconds: float | None
     error: str | None
     host: str | None
     started: float | None
     metrics: Mapping[str, float]
+    provenance: Provenance | None
+    changes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -127,6 +149,7 @@ class Cell:
         seeds: State of each seed of the table, "missing" included.
         measured: Measurement of every metric of the table, by key.
         num_images: Test images behind the numbers.
+        is_stale: Whether a number in it was made by code that has changed since.
     """
 
     row: str
@@ -135,6 +158,7 @@ class Cell:
     seeds: Mapping[int, CellStatus]
     measured: Mapping[str, Measurement]
     num_images: int | None
+    is_stale: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,7 +190,6 @@ class Table:
         data: Data set in words.
         reduced: What the preset makes smaller, one line each.
         command: Command that runs it.
-        commit: Version control revision it ran at.
         created: ISO time of the last sweep that ran anything.
         rows: In printed order.
         columns: In printed order.
@@ -175,7 +198,7 @@ class Table:
         metrics: The first is the headline.
         cells: One per (row id, column id), rows outermost.
         claims: Judged.
-        runs: Every run directory of the group.
+        runs: Every run that is a cell of it.
         built_on: The runs they look at: networks, features, members of ensembles.
         curve: What the columns measure, if the rows are curves.
         per_class: How the keys of what is measured class by class begin; None if nothing is.
@@ -189,7 +212,6 @@ class Table:
     data: str
     reduced: tuple[str, ...]
     command: str
-    commit: str | None
     created: str | None
     rows: tuple[Setting, ...]
     columns: tuple[Setting, ...]
@@ -218,6 +240,20 @@ class Table:
     def seconds(self) -> float:
         """Time of all its runs together, training included."""
         return sum((run.seconds or 0.0 for run in (*self.runs, *self.built_on)), start=0.0)
+
+    @property
+    def made_by(self) -> dict[str, str]:
+        """What made its runs, each with all the values there are: commits, versions, machines."""
+        takes = [
+            take for run in (*self.runs, *self.built_on) if run.provenance for take in run.provenance.takes
+        ]
+        commits = [run.provenance.commit for run in (*self.runs, *self.built_on) if run.provenance]
+        packages = dict.fromkeys(name for take in takes for name in take.get("software", {}))
+        made = {"commit": commits} | {
+            name: [str(take.get("software", {}).get(name, "unknown")) for take in takes] for name in packages
+        }
+        made |= {name: [str(take.get(name)) for take in takes] for name in ("machine", "device", "precision")}
+        return {name: ", ".join(dict.fromkeys(values)) or "unknown" for name, values in made.items()}
 
     @property
     def span(self) -> float:

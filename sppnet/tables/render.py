@@ -29,7 +29,7 @@ def to_json(table: Table) -> dict[str, Any]:
         "group": table.group,
         "seeds": list(table.seeds),
         "command": table.command,
-        "commit": table.commit,
+        "made_by": table.made_by,
         "created": table.created,
         "seconds": round(table.seconds, 1),
         "metric": headline.key,
@@ -76,9 +76,16 @@ def _json_cell(cell: Cell, headline: Metric) -> dict[str, Any]:
         "n": measured.n,
         "paper": measured.paper,
         "status": cell.status,
+        "is_stale": cell.is_stale,
         "seeds": {str(seed): state for seed, state in cell.seeds.items()},
         "metrics": {
-            key: {"ours": one.ours, "std": one.std, "paper": one.paper} for key, one in cell.measured.items()
+            key: {
+                "ours": one.ours,
+                "std": one.std,
+                "paper": one.paper,
+                "values": {str(repeat): value for repeat, value in one.values.items()},
+            }
+            for key, one in cell.measured.items()
         },
     }
 
@@ -89,7 +96,7 @@ def to_csv(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
-        ["metric", "row", "column", "ours", "std", "n", "paper", "difference", "status", "preset"]
+        ["metric", "row", "column", "ours", "std", "n", "paper", "difference", "status", "preset", "stale"]
     )
     for metric in table.metrics:
         for row in (row for row in table.rows if metric.is_of(row.id)):
@@ -98,7 +105,7 @@ def to_csv(table: Table) -> str:
                 one = cell.measured[metric.key]
                 labels = [escape.csv_text(text) for text in (metric.label, row.label, column.label)]
                 numbers = [one.ours, one.std, one.n, one.paper, one.difference]
-                writer.writerow([*labels, *numbers, cell.status, escape.csv_text(scale)])
+                writer.writerow([*labels, *numbers, cell.status, escape.csv_text(scale), cell.is_stale])
     return stream.getvalue()
 
 

@@ -1,7 +1,6 @@
 """From a directory of runs to one table: which cells there are, and what each measured."""
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from sppnet.artifacts import read_json
 from sppnet.errors import ArtifactError, ConfigError, DataError
 from sppnet.tables.claims import judge
 from sppnet.tables.escape import clean
-from sppnet.tables.records import Cell, CellStatus, Measurement, Metric, Run, Setting, Table
-from sppnet.tables.runs import read_named, read_runs
+from sppnet.tables.records import MARK_OF_STALE, Cell, CellStatus, Measurement, Metric, Run, Setting, Table
+from sppnet.tables.runs import read_cells, read_named
 
-_FORMAT = 1
+FORMAT = 2
 # A cell none of whose seeds is complete is called by the first of these that a seed is.
 _PRECEDENCE: tuple[CellStatus, ...] = ("running", "damaged", "failed", "interrupted", "missing")
 
@@ -40,13 +39,13 @@ def read_table(directory: Path, group: str | None = None) -> Table:
     others = [other for other in files if other != group]
     notes = [f"{directory} also holds group {', '.join(others)}; choose with --group"] if others else []
     raw = read_json(files[group])
-    if not isinstance(raw, dict) or raw.get("format") != _FORMAT:
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         raise ArtifactError(
-            f"{files[group]}: format {found!r}, this sppnet reads {_FORMAT}; run the table's command again"
+            f"{files[group]}: format {found!r}, this sppnet reads {FORMAT}; run the table's command again"
         )
-    runs, run_notes = read_runs(directory, group)
     try:
+        runs, run_notes = read_cells(directory, raw["cells"])
         built_on = read_named(directory.parent, raw.get("built_on", []))
         table = _build(raw, group, runs, built_on, [*notes, *run_notes])
         return replace(table, claims=tuple(judge(table, claim) for claim in raw["claims"]))
@@ -110,17 +109,15 @@ def _build(
     rows, columns = _settings(raw["rows"]), _settings(raw["columns"])
     seeds = tuple(int(seed) for seed in raw["seeds"])
     metrics = tuple(_metric(metric) for metric in raw["metrics"])
-    chosen, choice_notes = _one_run_each(
-        runs, {row.id for row in rows}, {column.id for column in columns}, seeds
-    )
-    choice_notes += _lacking_classes(chosen.values())
+    by_place = {(run.row, run.column, run.repeat): run for run in runs}
+    notes = [*notes, *_lacking_classes(runs), *_stale(runs)]
     if not (rows and columns and seeds and metrics):
         raise ValueError("rows, columns, seeds and metrics must each have an entry")
     cells = {
         (row.id, column.id): _cell(
             row.id,
             column.id,
-            {seed: chosen.get((row.id, column.id, seed)) for seed in seeds},
+            {seed: by_place.get((row.id, column.id, seed)) for seed in seeds},
             metrics,
             raw["paper"],
         )
@@ -141,7 +138,6 @@ def _build(
         data=clean(raw["data"]),
         reduced=tuple(clean(line) for line in raw["reduced"]),
         command=clean(raw["command"]),
-        commit=clean(raw["commit"]) if raw.get("commit") else None,
         created=clean(raw["created"]) if raw.get("created") else None,
         rows=rows,
         columns=columns,
@@ -154,7 +150,7 @@ def _build(
         per_class=raw.get("per_class"),
         repeats=clean(raw.get("repeats", "seed")),
         curve=clean(raw["curve"]) if raw.get("curve") else None,
-        notes=(*notes, *choice_notes),
+        notes=tuple(notes),
     )
 
 
@@ -173,26 +169,6 @@ def _metric(entry: Mapping[str, Any]) -> Metric:
     )
 
 
-def _one_run_each(
-    runs: Sequence[Run], rows: set[str], columns: set[str], seeds: Sequence[int]
-) -> tuple[dict[tuple[str, str, int], Run], list[str]]:
-    """Give every (row, column, seed) its run, and say which runs were left out."""
-    chosen: dict[tuple[str, str, int], Run] = {}
-    notes = []
-    # A complete run goes before any other; among equals the directory name decides, always the same way.
-    for run in sorted(runs, key=lambda run: (run.state != "complete", run.directory.name)):
-        place = (run.row, run.column, run.seed)
-        if run.row not in rows or run.column not in columns or run.seed not in seeds:
-            notes.append(f"{run.directory}: left out, the table has no cell {place}")
-        elif place in chosen:
-            notes.append(
-                f"{run.directory}: left out, {chosen[place].directory.name} is the same cell {place}"
-            )
-        else:
-            chosen[place] = run
-    return chosen, notes
-
-
 def _lacking_classes(runs: Iterable[Run]) -> list[str]:
     """Say which cells' means are not over all classes."""
     return [
@@ -200,6 +176,18 @@ def _lacking_classes(runs: Iterable[Run]) -> list[str]:
         f"{run.metrics['test/all_classes']:.0f} classes (the others have no positive image)"
         for run in runs
         if run.metrics.get("test/num_classes", 0.0) < run.metrics.get("test/all_classes", 0.0)
+    ]
+
+
+def _stale(runs: Iterable[Run]) -> list[str]:
+    """Say which numbers were made by other code than there is now."""
+    stale = [run for run in runs if run.changes]
+    if not stale:
+        return []
+    return [
+        f"{MARK_OF_STALE} {len(stale)} of the runs are of code that has changed since ({stale[0].directory.name}: "
+        f"{', '.join(stale[0].changes[:2])}{', ...' if len(stale[0].changes) > 2 else ''}); sppnet why RUN says "
+        f"all, and the command with stale=rerun runs them again"
     ]
 
 
@@ -215,11 +203,11 @@ def _cell(
     `paper` is the table file's: metric key -> row -> column -> number, each of which may be lacking.
     """
     states: dict[int, CellStatus] = {seed: run.state if run else "missing" for seed, run in runs.items()}
-    complete = [run for run in runs.values() if run and run.state == "complete"]
+    complete = {seed: run for seed, run in runs.items() if run and run.state == "complete"}
     status: CellStatus = next((name for name in _PRECEDENCE if name in states.values()), "complete")
     if complete and status != "complete":
         status = "partial"
-    counts = [run.metrics["test/num_images"] for run in complete if "test/num_images" in run.metrics]
+    counts = [run.metrics["test/num_images"] for run in complete.values() if "test/num_images" in run.metrics]
     return Cell(
         row=row,
         column=column,
@@ -230,24 +218,24 @@ def _cell(
             for metric in metrics
         },
         num_images=int(min(counts)) if counts else None,
+        is_stale=any(run.changes for run in complete.values()),
     )
 
 
 def _reference(row: Setting, column: Setting, metrics: Sequence[Metric], other: Mapping[str, Any]) -> Cell:
     """Make a cell of another method: metric key -> column -> number, each of which may be lacking."""
     measured = {
-        metric.key: _measure(metric, [], other.get(metric.key, {}).get(column.id)) for metric in metrics
+        metric.key: _measure(metric, {}, other.get(metric.key, {}).get(column.id)) for metric in metrics
     }
     return Cell(row.id, column.id, "reference", {}, measured, None)
 
 
-def _measure(metric: Metric, complete: Sequence[Run], paper: int | float | None) -> Measurement:
-    values = [metric.printed(run.metrics[metric.key]) for run in complete if metric.key in run.metrics]
+def _measure(metric: Metric, complete: Mapping[int, Run], paper: int | float | None) -> Measurement:
     if paper is not None and not math.isfinite(paper):
         raise ValueError(f"the paper's {metric.key} is {paper}")
-    return Measurement(
-        ours=round(statistics.fmean(values), 10) if values else None,
-        std=round(statistics.stdev(values), 10) if len(values) > 1 else None,
-        n=len(values),
-        paper=None if paper is None else float(paper),
-    )
+    values = {
+        repeat: metric.printed(run.metrics[metric.key])
+        for repeat, run in complete.items()
+        if metric.key in run.metrics
+    }
+    return Measurement.of(values, paper=None if paper is None else float(paper))

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,31 +14,34 @@ from typing import Any
 from sppnet.artifacts import read_json
 from sppnet.errors import ArtifactError
 from sppnet.tables.escape import clean
+from sppnet.tables.provenance import changes_since, read_provenance
 from sppnet.tables.records import Run, RunState
 
 
-def read_runs(directory: Path, group: str) -> tuple[list[Run], list[str]]:
-    """Read every run of a group.
+def read_cells(directory: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[list[Run], list[str]]:
+    """Read the runs that are a table's cells.
 
     Args:
-        directory: `runs/<table>`; a child is a run when it has a `status.json`.
-        group: Runs of other groups are left out.
+        directory: `runs/<table>`.
+        cells: Of the table file: row, column, repeat, and the run's directory.
 
     Returns:
-        The runs by directory name, and a note on each directory that could not be read. One bad
-        directory never hides the others.
+        Those that have begun, and a note on each that could not be read or is damaged. One bad directory
+        never hides the others.
     """
     runs, notes = [], []
-    for status_file in sorted(directory.glob("*/status.json")):
+    for cell in cells:
+        path = directory / str(cell["run"])
+        if not (path / "status.json").is_file():
+            continue
         try:
-            run = read_run(status_file.parent)
+            run = read_run(path, clean(str(cell["row"])), clean(str(cell["column"])), int(cell["repeat"]))
         except ArtifactError as error:
             notes.append(clean(str(error)))
             continue
-        if run.group == group:
-            runs.append(run)
-            if run.state == "damaged":
-                notes.append(f"{run.directory}: {run.error}")
+        runs.append(run)
+        if run.state == "damaged":
+            notes.append(f"{run.directory}: {run.error}")
     return runs, notes
 
 
@@ -58,21 +61,25 @@ def read_named(directory: Path, names: Sequence[str]) -> list[Run]:
     return runs
 
 
-def read_run(directory: Path) -> Run:
+def read_run(directory: Path, row: str = "", column: str = "", repeat: int = 0) -> Run:
     """Read one run directory.
 
+    Args:
+        directory: Where it is.
+        row: Its row, of a table's cell.
+        column: Its column.
+        repeat: Its seed, or split.
+
     Raises:
-        ArtifactError: Its `status.json` does not say which cell it is.
+        ArtifactError: Its `status.json` is not one.
     """
     status = read_json(directory / "status.json")
-    try:
-        group, row, column = (clean(str(status[key])) for key in ("group", "row", "column"))
-        seed, seconds = int(status["seed"]), status.get("seconds")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    if not isinstance(status, dict) or "state" not in status:
         raise ArtifactError(
-            f"{directory}/status.json: does not name a cell ({type(error).__name__}: {error}), expected "
-            f"group, row, column and seed; remove the directory and run the table's command again"
-        ) from error
+            f"{directory}/status.json: does not say how far the run is (no key state); remove the directory "
+            f"and run the table's command again"
+        )
+    seconds = status.get("seconds")
     state, error_line = _state_without_marker(status)
     metrics: dict[str, float] = {}
     if (directory / "COMPLETE").exists():
@@ -84,16 +91,17 @@ def read_run(directory: Path) -> Run:
             error_line = f"{_first_line(error)}; remove the directory and run the table's command again"
     return Run(
         directory=directory,
-        group=group,
         row=row,
         column=column,
-        seed=seed,
+        repeat=repeat,
         state=state,
         seconds=float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
         error=error_line,
         host=status.get("host") if isinstance(status.get("host"), str) else None,
         started=_time(status.get("started")),
         metrics=metrics,
+        provenance=read_provenance(directory),
+        changes=tuple(changes_since(directory)) if state == "complete" else (),
     )
 
 

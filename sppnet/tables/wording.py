@@ -1,6 +1,6 @@
 """Words that every form of a table uses."""
 
-from sppnet.tables.records import Cell, Metric, Setting, Table
+from sppnet.tables.records import MARK_OF_STALE, Cell, Metric, Setting, Table
 
 MARK = {True: "✓", False: "✗", None: "?"}
 
@@ -13,6 +13,7 @@ def ours_text(table: Table, cell: Cell, metric: Metric) -> str:
     if one.ours is None:
         return "not measured" if cell.status in ("complete", "partial") else cell.status
     text = metric.text(one.ours) + (f" ± {metric.text(one.std)}" if one.std is not None else "")
+    text += f" {MARK_OF_STALE}" if cell.is_stale else ""
     return text if cell.status == "complete" else f"{text} ({one.n} of {len(table.seeds)} {table.repeats}s)"
 
 

@@ -1,14 +1,15 @@
 """A network as a run's directory keeps it: built, saved, and found again by the runs that look at it."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, NamedTuple
 
 from sppnet.artifacts import read_json, write_json
 from sppnet.errors import ArtifactError, ConfigError
+from sppnet.experiment.making import make
+from sppnet.experiment.reading import read_conf
+from sppnet.experiment.schema import Conf
 from sppnet.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # import torch and Lightning
@@ -19,23 +20,48 @@ if TYPE_CHECKING:  # import torch and Lightning
 _NUM_TO_ADAPT = 128  # images that scale the first weights (init=data_dependent)
 
 
-def build_network(
-    config: DictConfig, settings: Mapping[str, Any], data: "ImageDataModule", *, is_new: bool
-) -> "SppNet":
+class TrainedNetwork(NamedTuple):
+    """A network, and what the run that made it left."""
+
+    net: "SppNet"  # in evaluation mode
+    classes: list[str]
+    metrics: dict[str, float]
+
+
+def build_net(conf: Conf, *, num_classes: int) -> "SppNet":
+    """Put backbone, pyramid and head together: YAML picks and sizes them, Python wires."""
+    from sppnet.models.sppnet import SppNet
+
+    backbone = make(conf.backbone)
+    input_norm = make(conf.input_norm)
+    if isinstance(input_norm, functools.partial):
+        input_norm = input_norm(backbone)
+    return SppNet(
+        backbone=backbone,
+        input_norm=input_norm,
+        levels=conf.pyramid.levels,
+        pooling=conf.pyramid.pooling,
+        head_width=conf.head.width,
+        dropout=conf.head.dropout,
+        num_classes=num_classes,
+        init=make(conf.init),
+    )
+
+
+def begin_network(conf: Conf, data: "ImageDataModule", *, is_new: bool) -> "SppNet":
     """Build a network for a data set; a new one gets the data's mean image and first weights to fit it.
 
     Raises:
         ConfigError: The training regions are too small for it.
     """
-    from sppnet.cli.parts import build_net
     from sppnet.models.initialise import DataDependentInit
 
-    init = instantiate(config.init)
-    net = build_net(config, init=init, num_classes=data.num_classes)
-    _check_sizes(net, settings)
+    net = build_net(conf, num_classes=data.num_classes)
+    _check_sizes(net, conf)
     if is_new:
         if net.input_norm.needs_mean_image:
-            net.input_norm.set_mean_image(data.mean_image(settings["image"]["size"]))
+            net.input_norm.set_mean_image(data.mean_image(conf.image.size))
+        init = make(conf.init)
         if isinstance(init, DataDependentInit):
             init.adapt(net, data.central_regions(_NUM_TO_ADAPT).float())
     return net
@@ -50,36 +76,48 @@ def save_network(net: "SppNet", classes: Sequence[str], path: Path) -> tuple[str
     return ("model.safetensors", "classes.json")
 
 
-def load_network(
-    config: DictConfig, path: Path, *, classes: Sequence[str] | None
-) -> tuple["SppNet", dict[str, float]]:
-    """Build the network that a run has trained, with its weights; and what that run measured.
-
-    Args:
-        config: Of the run that looks at it: backbone, pyramid and head are the same.
-        path: The run's directory.
-        classes: Those it must have been trained for; None where its classes do not matter.
+def load_network(path: Path) -> TrainedNetwork:
+    """Build the network of a run's directory, with its weights: all that is needed is there.
 
     Raises:
-        ArtifactError: The run is not complete, or it knows other classes.
+        ArtifactError: The run is not complete.
     """
-    from sppnet.cli.parts import build_net
     from sppnet.models.weights import load_weights
 
     if not RunDirectory(path).is_complete:
         raise ArtifactError(
             f"{path}: no trained network there (its run is not complete); run the same command again"
         )
-    known = read_json(path / "classes.json")
-    if classes is not None and known != list(classes):
-        differing = sorted(set(known) ^ set(classes))
+    classes: list[str] = read_json(path / "classes.json")
+    net = build_net(architecture(path), num_classes=len(classes))
+    load_weights(net, path / "model.safetensors")
+    return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"))
+
+
+def architecture(path: Path) -> Conf:
+    """What the network of a run's directory is built of: a fine-tuned one is built as the one before it."""
+    config = RunDirectory(path).read_config()
+    if "backbone" not in config:
+        (below,) = config["run"]["below"]["network"]
+        return architecture(path.parent.parent / below)
+    # The weights it came with are in the run's own file, and go where it goes.
+    backbone = {key: None if key == "weights" else value for key, value in config["backbone"].items()}
+    parts = {name: config[name] for name in ("pyramid", "head", "input_norm", "init")}
+    return read_conf({**parts, "backbone": backbone})
+
+
+def require_classes(trained: TrainedNetwork, classes: Sequence[str], path: Path) -> None:
+    """Refuse a network that was trained for other classes than it is to be tested on.
+
+    Raises:
+        ArtifactError: It was.
+    """
+    if trained.classes != list(classes):
+        differing = sorted(set(trained.classes) ^ set(classes))
         raise ArtifactError(
-            f"{path}: trained for {len(known)} classes that are not the {len(classes)} of the data "
+            f"{path}: trained for {len(trained.classes)} classes that are not the {len(classes)} of the data "
             f"({', '.join(differing[:5]) or 'other order'}); remove it to train again"
         )
-    net = build_net(config, init=instantiate(config.init), num_classes=len(known))
-    load_weights(net, path / "model.safetensors")
-    return net.eval(), read_json(path / "metrics.json")
 
 
 def require_visible(net: "SppNet", view: "View") -> None:
@@ -100,7 +138,7 @@ def require_visible(net: "SppNet", view: "View") -> None:
             )
 
 
-def _check_sizes(net: "SppNet", settings: Mapping[str, Any]) -> None:
+def _check_sizes(net: "SppNet", conf: Conf) -> None:
     """Refuse a pyramid that the map of a training region does not fill.
 
     Raises:
@@ -108,8 +146,8 @@ def _check_sizes(net: "SppNet", settings: Mapping[str, Any]) -> None:
     """
     import torch
 
-    sizes = settings["train_sizes"]
-    smallest = min(settings["image"]["size"], *sizes.get("sizes", [sizes.get("low")]))
+    sizes = conf.train_sizes
+    smallest = min(conf.image.size, *sizes.get("sizes", [sizes.get("low")]))
     if smallest < net.min_short_side:
         raise ConfigError(
             f"regions of {smallest} pixels are too small: {net.backbone.name} with pyramid.levels="
@@ -117,7 +155,7 @@ def _check_sizes(net: "SppNet", settings: Mapping[str, Any]) -> None:
             f"or choose a coarser pyramid"
         )
     if net.pooling == "sliding":
-        low, high = sizes.get("low"), sizes.get("high")
+        low, high = sizes.get("low", 0), sizes.get("high", 0)
         for size in sizes.get("sizes") or range(low, high + 1):
             try:
                 net.features(torch.zeros(1, 3, size, size), "pool")

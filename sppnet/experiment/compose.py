@@ -1,4 +1,4 @@
-"""Everything that is not a verb is a Hydra command line: compose, sweep, and explain what went wrong."""
+"""Everything that is not a verb is a Hydra command line: compose it, and explain what is wrong with it."""
 
 import difflib
 import os
@@ -17,9 +17,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sppnet.cli.conf import conf_dir
-from sppnet.cli.schema import register_schema
 from sppnet.errors import ConfigError
+from sppnet.experiment.installation import conf_dir
+from sppnet.experiment.schema import register_schema
 
 _OPTIONS: Final = (
     *("--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--run", "-r"),
@@ -78,16 +78,34 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(explain(error)) from error
 
 
-def resolved_part(config: DictConfig, key: str) -> dict[str, Any]:
-    """One part of a configuration as plain containers.
+def plain_of(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain containers, without Hydra's own part.
 
     Raises:
-        ConfigError: A value of it is missing.
+        ConfigError: A value is missing.
     """
+    try:
+        part = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        container = OmegaConf.to_container(part, resolve=True, enum_to_str=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
+    """One part of a configuration, its values in their ranges; the other parts may lack values.
+
+    Raises:
+        ConfigError: A value of it is missing or out of its range.
+    """
+    from sppnet.experiment.reading import read_conf
+
     try:
         plain = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
+    read_conf({key: plain})
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
 
@@ -102,13 +120,15 @@ def _check_options(arguments: Sequence[str]) -> None:
             )
 
 
-def _run_cell(config: DictConfig) -> None:
-    from sppnet.cli.cell import run_cell
+def _run_job(config: DictConfig) -> None:
+    """What a launcher's job does; runs of this machine do not come here (sweep.py)."""
+    from sppnet.experiment.execution import run_in
 
-    run_cell(config)
+    run_in(Path(config.run_directory), report=lambda step: None)
 
 
-_application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run_cell)
+# Hydra reads the command line and calls its sweeper, which calls sppnet.experiment.sweep.
+_application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run_job)
 
 
 def explain(error: BaseException) -> str:

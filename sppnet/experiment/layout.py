@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sppnet.cli.conf import conf_dir
 from sppnet.errors import ConfigError
+from sppnet.experiment.installation import conf_dir
 
 ONLY_COLUMN = "result"
 
@@ -40,7 +40,7 @@ class Cell(NamedTuple):
     overrides: list[str]
     row: str
     column: str
-    seed: int
+    repeat: int  # the seed, or whatever axis cells repeat over
 
 
 def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
@@ -84,8 +84,8 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
     )
 
 
-def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
-    """All cells of a sweep, rows outermost, seeds innermost.
+def cells(layout: Layout, *, default_repeat: int) -> list[Cell]:
+    """All cells of a sweep, rows outermost, repeats innermost.
 
     Raises:
         ConfigError: The table has none of them.
@@ -100,7 +100,7 @@ def cells(layout: Layout, *, default_seed: int) -> list[Cell]:
             Cell(
                 [*layout.fixed, *(f"{name}={value}" for name, value in choice.items())],
                 *_place(layout, choice),
-                _seed(layout.repeats, choice.get(layout.repeats, str(default_seed))),
+                _whole(layout.repeats, choice.get(layout.repeats, str(default_repeat))),
             )
         )
     if not made:
@@ -165,7 +165,7 @@ def column_ids(layout: Layout) -> list[str]:
     return [layout.name(layout.columns, value) for value in layout.shown[layout.columns]]
 
 
-def _seed(axis: str, text: str) -> int:
+def _whole(axis: str, text: str) -> int:
     if not text.isdecimal():
         raise ConfigError(f"{axis}={text}: must be a whole number of 0 or more")
     return int(text)

@@ -1,0 +1,117 @@
+"""Networks: trained, or kept as they begin; tested in a view; averaged (paper §3.1)."""
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sppnet.experiment.making import make
+from sppnet.experiment.network import (
+    begin_network,
+    load_network,
+    require_classes,
+    require_visible,
+    save_network,
+)
+from sppnet.experiment.take import Outcome, Take
+
+if TYPE_CHECKING:  # imports torch and Lightning
+    from sppnet.data.datamodule import ImageDataModule
+    from sppnet.models.sppnet import SppNet
+
+log = logging.getLogger(__name__)
+
+
+def train(take: Take) -> Outcome:
+    """Train a network from the newest checkpoint, if there is one."""
+    from sppnet.run.checkpoints import newest_checkpoint
+
+    checkpoint = newest_checkpoint(take.path)
+    data = _training_data(take)
+    net = begin_network(take.conf, data, is_new=checkpoint is None)
+    task = make(take.conf.task, net=net)
+    with take.trainer(epochs=take.conf.training.epochs) as trainer:
+        if checkpoint is not None:
+            log.info("going on from %s", checkpoint.name)
+        began = time.perf_counter()
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        seconds = time.perf_counter() - began
+    metrics = {"train/seconds": round(seconds, 3), "train/steps": trainer.global_step}
+    return _kept(take, net, data, metrics)
+
+
+def begin(take: Take) -> Outcome:
+    """Keep a network as it begins: random, or with the weights its backbone comes with."""
+    data = _training_data(take)
+    return _kept(take, begin_network(take.conf, data, is_new=True), data, {})
+
+
+def _kept(take: Take, net: "SppNet", data: "ImageDataModule", measured: dict[str, float]) -> Outcome:
+    metrics = {
+        "train/num_images": len(data.train_set.paths),
+        "num_parameters": sum(parameter.numel() for parameter in net.parameters()),
+        **measured,
+    }
+    return Outcome(metrics, save_network(net, data.classes, take.path))
+
+
+def evaluate(take: Take) -> Outcome:
+    """Test a trained network in the configuration's view."""
+    from sppnet.tasks.evaluation import EvaluationTask
+
+    data = _data(take)
+    network = take.one_below("network")
+    trained = load_network(network)
+    require_classes(trained, data.classes, network)
+    task = EvaluationTask(net=trained.net, view=make(take.conf.view))
+    require_visible(trained.net, task.view)
+    with take.trainer() as trainer:
+        began = time.perf_counter()
+        tested = trainer.test(task, dataloaders=data.view_loader(task.view), verbose=False)[0]
+        seconds = time.perf_counter() - began
+    _write_scores(take.path, *task.scores())
+    metrics = {
+        **trained.metrics,
+        **{key: float(value) for key, value in tested.items()},
+        "test/num_images": len(data.test_set.paths),
+        "test/num_views": task.view.num_views,
+        "test/seconds": round(seconds, 3),
+    }
+    return Outcome(metrics, ("scores.safetensors",))
+
+
+def average(take: Take) -> Outcome:
+    """Average the scores of an ensemble's members, which are runs before this one (§3.1.6)."""
+    from sppnet.tasks.ensemble import average_scores, error_rates, read_scores
+
+    members = [read_scores(member) for member in take.below("members")]
+    averaged = average_scores(members)
+    _write_scores(take.path, *averaged)
+    metrics = {
+        **{f"test/{key}": value for key, value in error_rates(averaged).items()},
+        "test/num_images": len(averaged.labels),
+        "ensemble/num_members": len(members),
+    }
+    return Outcome(metrics, ("scores.safetensors",))
+
+
+def _training_data(take: Take) -> "ImageDataModule":
+    """The images to train on; how many are tested does not matter to them, and is not known here."""
+    return _data(take, test_per_class=None)
+
+
+def _data(take: Take, **later: Any) -> "ImageDataModule":
+    from pytorch_lightning import seed_everything
+
+    take.progress("reading images")
+    seed_everything(take.conf.seed, verbose=False)
+    data: ImageDataModule = make(take.conf.data, **later)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def _write_scores(path: Path, scores: Any, labels: Any) -> None:
+    from sppnet.models.weights import save_tensors
+
+    save_tensors({"scores": scores, "labels": labels}, path / "scores.safetensors")

@@ -1,0 +1,197 @@
+"""Find the objects in the test images, combine what several found, or measure seconds (paper §4)."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sppnet.errors import DataError
+from sppnet.experiment.detection_inputs import annotated, frozen_network, maps_of, proposed, windows_of
+from sppnet.experiment.detection_picture import SHEET, draw_sheet
+from sppnet.experiment.detection_schema import RcnnWindowsConf
+from sppnet.experiment.detector_training import MACHINES, REGRESSORS
+from sppnet.experiment.schema import Conf
+from sppnet.experiment.take import Outcome, Take
+
+if TYPE_CHECKING:  # import torch
+    from sppnet.data.detection_images import DetectionImage
+    from sppnet.data.voc2007 import AnnotatedImages
+    from sppnet.metrics.detection_ap import Detections
+    from sppnet.models.sppnet import SppNet
+    from sppnet.tasks.detection import DetectorParts
+    from sppnet.tasks.timing import Method
+
+_DETECTIONS: Final = "detections.safetensors"
+_PART: Final = 100  # images whose detections are kept together while the others are still looked at
+_RESULTS: Final = "results"
+
+
+def find(take: Take) -> Outcome:
+    """Detect objects in the test images, and judge what was found."""
+    from sppnet.models.weights import read_tensors, save_tensors
+    from sppnet.tasks.detection import detect, pack, unpack
+
+    assert take.conf.detection is not None
+    take.progress("reading images")
+    found_images = annotated(take, "test")
+    images = proposed(take, found_images)
+    trained = frozen_network(take)
+    maps = maps_of(take, trained.net, [image.image.path for image in images])
+    source = windows_of(take.conf, trained.net, maps, take.conf.detection.layer)
+    pooled = windows_of(take.conf, trained.net, maps, "pool")
+    parts = read_parts(take.conf, take.one_below("machines"), take.below("regressors"))
+    shown = [(image.proposals, (image.image.height, image.image.width)) for image in images]
+    began = time.perf_counter()
+    found: list[Detections] = []
+    for start in range(0, len(images), _PART):
+        file = take.path / f"checkpoint-{start}.safetensors"
+        numbers = range(start, min(start + _PART, len(images)))
+        if file.is_file():
+            found += unpack(read_tensors(file))
+            continue
+        some = []
+        for number, detections in detect(parts, source, pooled, shown, numbers=numbers, workers=take.workers):
+            some.append(detections)
+            take.progress("detecting", number + 1, len(images), "images")
+        save_tensors(pack(some), file)
+        found += some
+    metrics = {
+        **{name: value for name, value in trained.metrics.items() if name != "train/seconds"},
+        **_judged(take, found_images, images, found),
+        "detect/seconds": round(time.perf_counter() - began, 3),
+    }
+    return Outcome(metrics, (_DETECTIONS,))
+
+
+def combine(take: Take) -> Outcome:
+    """Suppress the union of what several detectors have found (§4.4)."""
+    import torch
+
+    from sppnet.data.detection_images import DetectionImage
+    from sppnet.models.weights import read_tensors
+    from sppnet.tasks import detector
+    from sppnet.tasks.detection import unpack
+
+    found_images = annotated(take, "test")
+    members = [unpack(read_tensors(member / _DETECTIONS)) for member in take.below("members")]
+    suppression = detector.Suppression(**vars(take.conf.suppression))
+    num_classes = len(found_images.classes)
+    found = [detector.combine(one, num_classes, suppression) for one in zip(*members, strict=True)]
+    images = [DetectionImage(image, torch.empty(0, 4)) for image in found_images.images]
+    metrics = {**_judged(take, found_images, images, found), "ensemble/num_members": len(members)}
+    return Outcome(metrics, (_DETECTIONS,))
+
+
+def measure_seconds(take: Take) -> Outcome:
+    """Seconds an image, medians of wall-clock time: to pooled windows, and from there to fc7 (§4.3).
+
+    On the CPU torch has all the threads of the trainer, for SPP-net as for R-CNN.
+    """
+    import torch
+
+    from sppnet.data.sampling import stable_seed
+    from sppnet.tasks.timing import time_detection
+
+    take.progress("measuring seconds")
+    images = proposed(take, annotated(take, "test"))
+    wanted = take.conf.timing
+    generator = torch.Generator().manual_seed(stable_seed(take.conf.seed, "timing"))
+    usable = [image for image in images if len(image.proposals)]
+    chosen = torch.randperm(len(usable), generator=generator)[: wanted.num_images].tolist()
+    seconds = time_detection(
+        _method(take.conf, frozen_network(take).net),
+        [(usable[number].image.path, usable[number].proposals) for number in chosen],
+        num_warmup=wanted.num_warmup,
+        max_pixels=take.conf.data_loading.max_pixels,
+    )
+    wall, cpu = seconds.median("wall"), seconds.median("cpu")
+    return Outcome(
+        {
+            "timing/conv_seconds": wall.to_pooled,
+            "timing/fc_seconds": wall.fc,
+            "timing/total_seconds": wall.total,
+            "timing/conv_cpu_seconds": cpu.to_pooled,
+            "timing/fc_cpu_seconds": cpu.fc,
+            "timing/total_cpu_seconds": cpu.total,
+            "timing/mean_total_seconds": seconds.mean("wall").total,
+            "timing/decode_seconds": wall.decode,
+            "timing/num_images": len(chosen),
+            "timing/num_windows": sum(seconds.num_windows) / len(chosen),
+            "timing/num_computed": sum(seconds.num_computed) / len(chosen),
+            "timing/num_threads": seconds.num_threads,
+        }
+    )
+
+
+def _method(conf: Conf, net: "SppNet") -> "Method":
+    from sppnet.tasks.timed_methods import RcnnMethod, SppMethod
+
+    windows = conf.windows
+    if isinstance(windows, RcnnWindowsConf):
+        return RcnnMethod(
+            net=net,
+            size=windows.size,
+            context=windows.context,
+            batch_size=windows.batch_size,
+            max_windows=conf.timing.max_windows,
+        )
+    return SppMethod(
+        net=net,
+        scales=windows.scales,
+        mapping=windows.mapping,
+        scale_target=windows.scale_target,
+        side=windows.side,
+    )
+
+
+def read_parts(conf: Conf, machines: Path, regressors: Sequence[Path]) -> "DetectorParts":
+    """Read what a detector has learned from the runs it stands on."""
+    from sppnet.models.weights import read_tensors
+    from sppnet.tasks.detection import DetectorParts
+    from sppnet.tasks.detector import Machines, Regressors, Suppression
+
+    return DetectorParts(
+        Machines(**read_tensors(machines / MACHINES)),
+        Regressors.from_state(read_tensors(regressors[0] / REGRESSORS), ridge=1.0) if regressors else None,
+        Suppression(**vars(conf.suppression)),
+    )
+
+
+def _judged(
+    take: Take,
+    annotated_images: "AnnotatedImages",
+    images: "Sequence[DetectionImage]",
+    found: "Sequence[Detections]",
+) -> dict[str, float]:
+    """Write what was found, here and as the devkit's files; return its average precision."""
+    from sppnet.metrics.average_precision import mean_ap
+    from sppnet.metrics.voc_results import write_results
+    from sppnet.models.weights import save_tensors
+    from sppnet.tasks.detection import average_precision, pack
+
+    classes = annotated_images.classes
+    save_tensors(pack(found), take.path / _DETECTIONS)
+    write_results(
+        take.path / _RESULTS,
+        image_set="test",
+        image_ids=[image.image.image_id for image in images],
+        classes=classes,
+        detections=found,
+    )
+    max_pixels = take.conf.data_loading.max_pixels
+    draw_sheet(take.path / SHEET, images, found, classes=classes, max_pixels=max_pixels)
+    of_class = average_precision(images, found, num_classes=len(classes))
+    mean = mean_ap(of_class)
+    if not mean.num_counted:
+        name = (take.conf.target or {})["name"]
+        raise DataError(f"{name}: no object in the test images that counts")
+    known = {name: float(value) for name, value in zip(classes, of_class, strict=True)}
+    return {
+        "test/map": mean.value,
+        **{f"test/ap/{name}": value for name, value in known.items() if not math.isnan(value)},
+        "test/num_images": len(images),
+        "test/num_detections": sum(len(one.scores) for one in found),
+        "test/num_classes": mean.num_counted,
+        "test/all_classes": mean.num_classes,
+    }

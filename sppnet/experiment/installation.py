@@ -1,0 +1,98 @@
+"""What runs here: where the YAML files are, which version of the code, on which software and machine.
+
+Nothing heavy is imported: versions are read from the packages' metadata.
+"""
+
+import functools
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+_PACKAGES: Final = (
+    *("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "numba", "pillow"),
+    *("opencv-contrib-python-headless", "safetensors", "torchmetrics"),
+)
+_MOST_JOBS: Final = 8
+_ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside the installed package, or beside it in a checkout."""
+    installed = _ROOT / "sppnet" / "conf"
+    return installed if installed.is_dir() else _ROOT / "conf"
+
+
+def usable_cores() -> int:
+    """Cores this process may use, eight at most: a cell needs about two gigabytes."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_JOBS, available)
+
+
+@functools.cache
+def device_of(accelerator: str) -> str:
+    """What a trainer's accelerator is on this machine: cpu, cuda or mps."""
+    if accelerator == "cpu":
+        return "cpu"
+    if accelerator == "auto" and not (Path("/dev/nvidiactl").exists() or sys.platform in ("darwin", "win32")):
+        return "cpu"  # found out without torch, which takes seconds to import
+    if accelerator != "auto":
+        return "cuda" if accelerator == "gpu" and sys.platform != "darwin" else accelerator
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return shlex.join(["sppnet", *sys.argv[1:]])
+
+
+@functools.cache
+def code_version() -> dict[str, Any]:
+    """The installed version and, in a checkout, its commit and whether files differ from it."""
+    version: dict[str, Any] = {"version": _version("sppnet"), "commit": None, "is_dirty": None}
+    if (_ROOT / ".git").exists():
+        try:
+            version["commit"] = _git("rev-parse", "--short=12", "HEAD")
+            version["is_dirty"] = bool(_git("status", "--porcelain"))
+        except (OSError, subprocess.SubprocessError):
+            pass  # no git here, or none that reads this checkout
+    return version
+
+
+@functools.cache
+def software() -> dict[str, str]:
+    """Versions of the packages that count."""
+    return {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}}
+
+
+@functools.cache
+def machine() -> str:
+    """The processor in words, without names or addresses."""
+    return f"{_processor()}, {os.cpu_count()} cores"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(_ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,129 @@
+"""What a key's value must be: a range is said once, beside the key's type (schema.py)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from omegaconf import MISSING
+
+from sppnet.errors import ConfigError
+
+MOST_PIXELS: Final = 4000  # of a short side
+
+
+class Rule(NamedTuple):
+    """A test of a value, and how it is said what passes."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+class Record:
+    """Keys of the configuration as attributes; in what a stage is given, those that its row declares."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is not among what this stage reads: declare it in the stage's "
+                f"row (sppnet/experiment/stages.py), so that it counts for the run's key"
+            )
+
+
+def key(rule: Rule | None = None, *, default: Any = MISSING, decides: bool = True) -> Any:
+    """A key of the configuration; its value stands in conf/.
+
+    Args:
+        rule: What its value must be, beside its type.
+        default: For what the sweep fills in.
+        decides: Whether it can change a result; False of what only makes a run faster or shows it.
+    """
+    # A default would be an attribute of the class, and hide that a record lacks the key.
+    return dataclasses.field(default_factory=lambda: default, metadata={"rule": rule, "decides": decides})
+
+
+def part(record: type, *, decides: bool = True) -> Any:
+    """Keys of one record."""
+    return dataclasses.field(default_factory=record, metadata={"decides": decides})
+
+
+def named(*records: type, decides: bool = True) -> Any:
+    """A part that names its own class, whose keys are checked where a record has them; or one of some records."""
+    return dataclasses.field(
+        default_factory=lambda: MISSING, metadata={"records": records, "is_open": True, "decides": decides}
+    )
+
+
+def check(rule: Rule, name: str, value: Any) -> None:
+    """Refuse a value that breaks its rule.
+
+    Raises:
+        ConfigError: It does.
+    """
+    try:
+        holds = rule.holds(value)
+    except TypeError:  # a word where a number is compared
+        holds = False
+    if not holds:
+        raise ConfigError(f"{name}={value}: must be {rule.expected}")
+
+
+def one_of(*names: str) -> Rule:
+    """One of these names."""
+    listed = " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    return Rule(lambda value: value in names, listed)
+
+
+def at_least(bound: int, unit: str = "") -> Rule:
+    """A number of `bound` or more."""
+    return Rule(lambda value: bool(bound <= value < float("inf")), f"{bound}{unit} or more")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_side(value: Any) -> bool:
+    return _is_whole(value) and 1 <= value <= MOST_PIXELS
+
+
+def _are_sides(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_side, value)) and 0 < len(set(value)) == len(value)
+
+
+def _are_positive(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(0 < one < float("inf") for one in value)
+
+
+def _are_levels(value: Any) -> bool:
+    whole = isinstance(value, list) and all(_is_whole(level) and level >= 1 for level in value)
+    return whole and 0 < len(set(value)) == len(value)
+
+
+def _rise(value: Any) -> bool:
+    return all(0 < fraction < 1 for fraction in value) and sorted(value) == list(value)
+
+
+COUNT: Final = at_least(1)
+NATURAL: Final = at_least(0)
+PIXELS: Final = at_least(1, " pixel")
+WHOLE: Final = Rule(lambda value: _is_whole(value) and value >= 0, "a whole number of 0 or more")
+COUNT_OR_NONE: Final = Rule(
+    lambda value: value is None or (_is_whole(value) and value >= 1), "a whole number of 1 or more, or null"
+)
+THREADS: Final = Rule(lambda value: value is None or value >= 1, "1 or more, or null")
+POSITIVE: Final = Rule(lambda value: bool(0 < value < float("inf")), "a positive number")
+POSITIVES: Final = Rule(_are_positive, "a list of positive numbers, e.g. [1.0]")
+NO_BIAS_OR_POSITIVE: Final = Rule(lambda value: 0 <= value < float("inf"), "0 (no bias) or a positive number")
+FINITE: Final = Rule(lambda value: float("-inf") < value < float("inf"), "a number")
+WIDTH: Final = Rule(lambda value: 0 < value <= 16, "above 0 and at most 16")
+SHARE: Final = Rule(lambda value: not isinstance(value, str) and 0 <= value < 1, "at least 0 and below 1")
+BETWEEN: Final = Rule(lambda value: 0 < value < 1, "between 0 and 1")
+OVERLAP: Final = Rule(lambda value: 0 <= value <= 1, "an intersection over union from 0 to 1")
+SOME_OVERLAP: Final = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
+RISING: Final = Rule(_rise, "fractions that rise and lie between 0 and 1")
+SIDE: Final = Rule(_is_side, f"from 1 to {MOST_PIXELS} pixels")
+SIDE_OR_NONE: Final = Rule(lambda value: value is None or _is_side(value), f"null, or 1 to {MOST_PIXELS}")
+SIDES: Final = Rule(_are_sides, f"different short sides of 1 to {MOST_PIXELS} pixels, e.g. [224,256]")
+LEVELS: Final = Rule(_are_levels, "different whole numbers of 1 or more, e.g. [6,3,2,1]")
+TRUTH: Final = Rule(lambda value: isinstance(value, bool), "true or false")

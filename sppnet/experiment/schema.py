@@ -1,0 +1,267 @@
+"""Every key of the configuration: its type and its range, one line each; its value stands in conf/.
+
+A key that is not here, in conf/ or in a part's own file is a typo and stops the command. The records are also
+what stages are given (reading.py): a stage sees the keys that its row declares, and no other.
+"""
+
+import dataclasses
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+
+from sppnet.experiment import ranges as must
+from sppnet.experiment.detection_schema import (
+    BoxesConf,
+    DetectionConf,
+    FinetuningConf,
+    Hinge,
+    Mapping,
+    MiningConf,
+    ProtocolConf,
+    RcnnWindowsConf,
+    SppWindowsConf,
+    SuppressionConf,
+    TimingConf,
+)
+from sppnet.experiment.ranges import Record, key, named, part
+
+
+@dataclasses.dataclass
+class ImageConf(Record):
+    """Sides in pixels."""
+
+    short_side: int = key(must.SIDE)
+    size: int = key(must.PIXELS)
+    small_size: int = key(must.PIXELS)
+    object_short_side: int = key(must.SIDE)
+    test_sides: list[int] = key(must.SIDES)
+    curve_sides: list[int] = key(must.SIDES)
+    transfer_side: int = key(must.SIDE)
+    transfer_side_overfeat7: int = key(must.SIDE)
+
+
+@dataclasses.dataclass
+class HeadConf(Record):
+    """The fc layers."""
+
+    width: int = key(must.COUNT)
+    dropout: float = key(must.SHARE)
+
+
+@dataclasses.dataclass
+class PyramidConf(Record):
+    """Grids that maps are pooled to (§2.2)."""
+
+    levels: list[int] = key(must.LEVELS)
+    pooling: Literal["bins", "sliding"] = key()
+    any_size: bool = key()  # whether the network takes images of any size (§2.3)
+
+
+@dataclasses.dataclass
+class TrainingConf(Record):
+    """Momentum SGD."""
+
+    epochs: int = key(must.COUNT)
+    batch_size: int = key(must.COUNT)
+    learning_rate: float = key(must.POSITIVE)
+    momentum: float = key(must.SHARE)
+    weight_decay: float = key(must.NATURAL)
+    bias_rate: float = key(must.NATURAL)
+
+
+@dataclasses.dataclass
+class DataLoadingConf(Record):
+    """Speed and safety of reading; never the result."""
+
+    workers: int = key(must.NATURAL)
+    cache_gb: float = key(must.NATURAL)
+    max_pixels: int = key(must.COUNT)
+    keep_maps: bool = key()
+
+
+@dataclasses.dataclass
+class TransferConf(Record):
+    """SVMs on frozen features (§3.2, §3.3)."""
+
+    layer: str = key()
+    level: int | None = key(must.COUNT_OR_NONE)
+    measure: Literal["average_precision", "accuracy"] = key()
+    per_class: int | None = key(must.COUNT_OR_NONE)
+    test_per_class: int | None = key(must.COUNT_OR_NONE)
+    val_fraction: float = key(must.SHARE)
+    svm_c: list[float] = key(must.POSITIVES)
+    patience: int = key(must.COUNT)
+    loss: Hinge = key()
+    bias_multiplier: float = key(must.NO_BIAS_OR_POSITIVE)
+    positive_weight: float = key(must.POSITIVE)
+    tolerance: float = key(must.BETWEEN)
+
+
+@dataclasses.dataclass
+class FeaturesConf(Record):
+    """How images become the vectors that SVMs are trained on (§3.2)."""
+
+    view: Literal["crop", "full", "warp"] = key()
+    short_side: int = key(must.SIDE)
+    crop: int = key(must.SIDE)
+
+
+@dataclasses.dataclass
+class ViewConf(Record):
+    """How a network is shown a test image (§3.1); views have some of these."""
+
+    short_side: int = key(must.SIDE)
+    full_short_side: int | None = key(must.SIDE_OR_NONE)
+    test_sides: list[int] = key(must.SIDES)
+    size: int = key(must.SIDE)
+    flip: bool = key(must.TRUTH)
+    mapping: Mapping = key()
+
+
+@dataclasses.dataclass
+class DataConf(Record):
+    """Labelled images (§3.1); data sets have some of these."""
+
+    per_class: int | None = key(must.COUNT_OR_NONE)
+    test_per_class: int | None = key(must.COUNT_OR_NONE)
+    train_crop: Literal["random", "five"] = key()
+    split_seed: int = key(must.WHOLE)
+    val_fraction: float = key(must.SHARE)
+    batch_size: int = key(must.COUNT)
+    workers: int = key(must.NATURAL, decides=False)
+    cache_gb: float = key(must.NATURAL, decides=False)
+    max_pixels: int = key(must.COUNT, decides=False)
+
+
+@dataclasses.dataclass
+class ScheduleConf(Record):
+    """When the learning rate falls."""
+
+    fractions: list[float] = key(must.RISING)
+
+
+@dataclasses.dataclass
+class TrainerConf(Record):
+    """Where and how training runs."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = key()
+    devices: int = key(
+        must.Rule(lambda value: value == 1, "1: a run has one device; jobs=N runs several cells")
+    )
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = key()
+    threads: int | None = key(must.THREADS, decides=False)
+    keep_memory: bool = key(decides=False)
+    checkpoint_minutes: float = key(must.NATURAL, decides=False)
+    every_steps: int = key(must.COUNT, decides=False)
+
+
+@dataclasses.dataclass
+class PathsConf(Record):
+    """Where things are written, and where the data sets to transfer to are."""
+
+    runs: str = key()
+    cache: str = key()
+    data: str | None = key(default=None)
+    weights: str | None = key(default=None)
+    det: str | None = key(default=None)
+    cls: str | None = key(default=None)
+
+
+@dataclasses.dataclass
+class TableConf(Record):
+    """A table's axes, layout, the paper's numbers and its claims."""
+
+    name: str = key()
+    title: str = key()
+    axes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rows: str | None = key(default=None)
+    columns: str | None = key(default=None)
+    curve: str | None = key(default=None)
+    per_class: str | None = key(default=None)
+    repeats: str = key()
+    skip: list[Any] = dataclasses.field(default_factory=list)
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    metrics: list[Any] = dataclasses.field(default_factory=list)
+    paper: dict[str, Any] = dataclasses.field(default_factory=dict)
+    others: list[Any] = dataclasses.field(default_factory=list)
+    claims: list[Any] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Conf(Record):
+    """The root of every configuration."""
+
+    seed: int = key(must.NATURAL)
+    split: int = key(must.NATURAL)
+    width: float = key(must.WIDTH)
+    trained: bool = key()
+    data: dict[str, Any] = named(DataConf)
+    backbone: dict[str, Any] = named()
+    pyramid: PyramidConf = part(PyramidConf)
+    head: HeadConf = part(HeadConf)
+    input_norm: dict[str, Any] = named()
+    init: dict[str, Any] = named()
+    train_sizes: dict[str, Any] = named()
+    image: ImageConf = part(ImageConf)
+    training: TrainingConf = part(TrainingConf)
+    schedule: dict[str, Any] = named(ScheduleConf)
+    task: dict[str, Any] = named()
+    view: dict[str, Any] = named(ViewConf)
+    ensemble: list[Any] = dataclasses.field(default_factory=list)
+    target: dict[str, Any] | None = named()
+    features: FeaturesConf = part(FeaturesConf)
+    transfer: TransferConf | None = named(TransferConf)
+    protocol: ProtocolConf = part(ProtocolConf)
+    proposals: dict[str, Any] = named()
+    test_proposals: dict[str, Any] | None = key(default=None)
+    windows: SppWindowsConf | RcnnWindowsConf = named(SppWindowsConf, RcnnWindowsConf)
+    detection: DetectionConf | None = named(DetectionConf)
+    mining: MiningConf = part(MiningConf)
+    boxes: BoxesConf = part(BoxesConf)
+    suppression: SuppressionConf = part(SuppressionConf)
+    finetuning: FinetuningConf = part(FinetuningConf)
+    timing: TimingConf = part(TimingConf)
+    trainer: TrainerConf = part(TrainerConf)
+    data_loading: DataLoadingConf = part(DataLoadingConf, decides=False)
+    paths: PathsConf = part(PathsConf, decides=False)
+    logger: dict[str, Any] = named(decides=False)
+    preset: str = key(decides=False)
+    reduced: list[str] = dataclasses.field(default_factory=list)
+    reduced_detection: list[str] = dataclasses.field(default_factory=list)
+    table: TableConf = part(TableConf, decides=False)
+    progress: bool = key(default=True, decides=False)
+    jobs: int = key(must.Rule(lambda value: value >= 0, "0 (one per core) or more"), decides=False)
+    stale: Literal["keep", "rerun"] = key(decides=False)
+    run_directory: str = key(default="", decides=False)  # of a launcher's job; the sweep says it
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra, first in config.yaml's defaults."""
+    ConfigStore.instance().store(name="schema", node=_for_hydra(Conf))
+
+
+def _for_hydra(record: type) -> type:
+    """The record as OmegaConf takes it: it knows no parts that name their own class, and no Literal."""
+    types = get_type_hints(record)
+    fields = [
+        (
+            one.name,
+            _type_for_hydra(one, types[one.name]),
+            dataclasses.field(default_factory=_default(one, types)),
+        )
+        for one in dataclasses.fields(record)
+    ]
+    return dataclasses.make_dataclass(record.__name__, fields)
+
+
+def _type_for_hydra(one: "dataclasses.Field[Any]", kind: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _for_hydra(kind)  # type: ignore[arg-type]
+    if get_origin(kind) is Literal:
+        return type(get_args(kind)[0])
+    return Any if one.metadata.get("is_open") or "dict" in str(kind) else kind
+
+
+def _default(one: "dataclasses.Field[Any]", types: dict[str, Any]) -> Any:
+    kind = types[one.name]
+    return _for_hydra(kind) if dataclasses.is_dataclass(kind) else one.default_factory  # type: ignore[arg-type]

@@ -1,0 +1,171 @@
+"""The main loop: plan the cells of a table, run those that are not done, print the table from disk.
+
+Every command that is not a verb comes here, through Hydra: `cli.main` hands the command line to
+`compose.run_experiment`, Hydra reads it and calls its sweeper, hydra_plugins/hydra_sppnet_sweeper, which calls
+`sweep`. What Hydra's own sweeper does not do: every cell is checked before the first one starts, what is complete
+is skipped, failures are told at once and the others go on, and it ends with the table and an exit code.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from sppnet.artifacts import content_key, read_json
+from sppnet.errors import PartialSweepError
+from sppnet.experiment import layout
+from sppnet.experiment.compose import plain_of
+from sppnet.experiment.contents import Contents
+from sppnet.experiment.installation import device_of, usable_cores
+from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_differ
+from sppnet.experiment.reading import deciding, narrowed, read_conf
+from sppnet.experiment.runners import Ended, Here, Launched, RunError, SideBySide, run_all
+from sppnet.experiment.stages import read_by_tables_of
+from sppnet.experiment.sweep_view import SweepView
+from sppnet.experiment.table_file import table_file, write_table_file
+from sppnet.tables.provenance import changes_since
+
+Launch = Callable[[list[list[str]]], list[BaseException | None]]
+
+
+def sweep(
+    master: DictConfig,
+    arguments: Sequence[str],
+    *,
+    compose: Callable[[Sequence[str]], DictConfig],
+    launch: Launch | None,
+) -> None:
+    """Run the cells that the arguments and the experiment's axes make, but for those that are done.
+
+    Args:
+        master: The configuration without what is swept.
+        arguments: Of the command line.
+        compose: From a cell's overrides to its configuration.
+        launch: Starts jobs elsewhere; None runs here.
+
+    Raises:
+        ConfigError: A cell could not run; nothing has been started or written.
+        PartialSweepError: Some cells failed; the table has been printed all the same.
+        RunError: The only cell failed.
+    """
+    base = plain_of(master)
+    conf = read_conf(base)
+    laid = layout.lay_out(base["table"], arguments)
+    layout.check_settings(laid)
+    contents = Contents(Path(conf.paths.cache))
+    planner = Planner(compose, laid.repeats, contents)
+    cells = [
+        planner.cell(cell, labels=conf.table.labels)
+        for cell in layout.cells(laid, default_repeat=base[laid.repeats])
+    ]
+    check_all_differ(cells)
+    group = _group(plain_of(compose(laid.fixed)), laid, contents, cells[0].plan.stage)
+    contents.keep()
+    pending = _pending(cells, reruns_stale=conf.stale == "rerun")
+    num_done = len(cells) - sum(cell in pending for cell in cells)
+    table_dir = Path(conf.paths.runs) / conf.table.name
+    table = table_file(conf, laid, group, cells)
+    write_table_file(table_dir / f"table-{group}.json", table, is_done=num_done == len(cells))
+    if num_done:
+        print(f"{num_done} of {len(cells)} cells are complete, {len(cells) - num_done} to run", flush=True)
+    if num_done < len(cells) and conf.preset == "paper":
+        print("preset=paper: weeks on one GPU with ImageNet; preset=mini takes minutes", file=sys.stderr)
+    errors = _run(pending, cells, jobs=conf.jobs, is_shown=conf.progress, launch=launch)
+    _print_table(table_dir, group)
+    _end(cells, errors)
+
+
+def _group(base: dict[str, Any], laid: layout.Layout, contents: Contents, stage: str) -> str:
+    """Name what all cells share: the configuration that their stages read, without axes and repeats."""
+    base["trainer"]["accelerator"] = device_of(base["trainer"]["accelerator"])
+    reads = read_by_tables_of(stage)
+    shared = deciding(contents.named(narrowed(base, reads)), reads)
+    shared.pop(laid.repeats, None)
+    # An axis of the command line's own makes another table: other rows or columns.
+    own_axes = sorted(set(laid.axes) - laid.declared - {laid.repeats})
+    return content_key([own_axes, shared])[:8]
+
+
+def _pending(cells: Sequence[PlannedRun], *, reruns_stale: bool) -> list[PlannedRun]:
+    """The runs that are to be made, each once and behind all it stands on; nothing below what is complete."""
+    if reruns_stale:
+        for run in [*built_on(cells), *cells]:
+            if run.directory.is_complete and changes_since(run.directory.path):
+                run.directory.reopen()
+    ordered: dict[Path, PlannedRun] = {}
+
+    def visit(run: PlannedRun) -> None:
+        if not run.directory.is_complete and run.directory.path not in ordered:
+            for one in run.after:
+                visit(one)
+            ordered[run.directory.path] = run
+
+    for cell in cells:
+        visit(cell)
+    return list(ordered.values())
+
+
+def _run(
+    pending: Sequence[PlannedRun],
+    cells: Sequence[PlannedRun],
+    *,
+    jobs: int,
+    is_shown: bool,
+    launch: Launch | None,
+) -> dict[Path, RunError]:
+    """Run what is pending, and show it."""
+    if not pending:
+        return {}
+    done = sum(cell.directory.is_complete for cell in cells)
+    with SweepView(total=len(cells), done=done, is_shown=is_shown) as view:
+
+        def on_step(run: PlannedRun, step: dict[str, Any]) -> None:
+            view.update(run.plan.label, step["stage"], step["completed"], step["total"], step["detail"])
+
+        def on_end(ended: Ended) -> None:
+            view.finish(ended.run.plan.label, _line(ended), is_cell=ended.run.cell is not None)
+
+        if launch is not None:
+            return run_all(pending, Launched(launch), on_end)
+        room = min(jobs or usable_cores(), len(pending))
+        if room == 1 or _is_a_chain(pending):
+            return run_all(pending, Here(on_step), on_end)
+        with SideBySide.with_workers(room, on_step) as runner:
+            return run_all(pending, runner, on_end)
+
+
+def _is_a_chain(pending: Sequence[PlannedRun]) -> bool:
+    """Whether each run stands on the one before it, so that nothing could run beside another."""
+    return all(before in run.after for before, run in zip(pending, pending[1:], strict=False))
+
+
+def _line(ended: Ended) -> str:
+    """How a run ended, in one line."""
+    name, path = ended.run.plan.label, ended.run.directory.path
+    if ended.error is not None:
+        return f"FAILED {name}: {ended.error.line} (see {path / 'run.log'})"
+    if not ended.run.directory.is_complete:
+        return f"left {name} to another process that runs it"
+    return f"done {name} in {read_json(path / 'status.json').get('seconds', 0.0):.0f} s"
+
+
+def _print_table(table_dir: Path, group: str) -> None:
+    from sppnet.tables import draw_curves, picture_of, print_table, read_table
+
+    table = read_table(table_dir, group)
+    print_table(table, picture=draw_curves(table, picture_of(table_dir, table)))
+
+
+def _end(cells: Sequence[PlannedRun], errors: dict[Path, RunError]) -> None:
+    failed = [errors[cell.directory.path] for cell in cells if cell.directory.path in errors]
+    if failed and len(cells) == 1:
+        raise failed[0]
+    if failed:
+        raise PartialSweepError(
+            f"{len(failed)} of {len(cells)} cells failed (tracebacks in their run.log); "
+            f"the same command runs them again"
+        )
+    if left := sum(not cell.directory.is_complete for cell in cells):
+        raise PartialSweepError(f"{left} of {len(cells)} cells are left to another process that runs them")

@@ -1,0 +1,90 @@
+"""What a sweep writes down of its table, for `sppnet report` to find: its layout, and which run is which cell."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sppnet.artifacts import read_json, write_json
+from sppnet.errors import ArtifactError
+from sppnet.experiment.installation import command_line
+from sppnet.experiment.layout import Layout, column_ids, row_ids, skipped_places
+from sppnet.experiment.plan import PlannedRun, built_on
+from sppnet.experiment.schema import Conf
+from sppnet.tables.results import FORMAT
+
+
+def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRun]) -> dict[str, Any]:
+    """What `sppnet report` needs to know of a table beside its runs."""
+    table = conf.table
+    labels = table.labels
+    return {
+        "format": FORMAT,
+        "table": table.name,
+        "title": table.title,
+        "group": group,
+        "preset": conf.preset,
+        "reduced": conf.reduced + (conf.reduced_detection if conf.detection else []),
+        "data": _data(conf),
+        "created": datetime.now(tz=UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "rows": [{"id": row, "label": labels.get(row, row)} for row in row_ids(layout)],
+        "columns": [{"id": column, "label": labels.get(column, column)} for column in column_ids(layout)],
+        "repeats": layout.repeats,
+        "skipped": skipped_places(layout),
+        "seeds": sorted({run.cell.repeat for run in cells if run.cell}),
+        "cells": [
+            {
+                "row": run.cell.row,
+                "column": run.cell.column,
+                "repeat": run.cell.repeat,
+                "run": run.directory.path.name,
+            }
+            for run in cells
+            if run.cell
+        ],
+        "built_on": sorted(run.place for run in built_on(cells)),
+        "metrics": table.metrics,
+        "paper": table.paper,
+        "claims": table.claims,
+        "curve": table.curve,
+        "per_class": table.per_class,
+        "others": table.others,
+    }
+
+
+def _data(conf: Conf) -> str:
+    """Name the images behind the numbers: those that test and, if others, those that trained."""
+    if conf.target is None:
+        return str(conf.data["name"])
+    name = str(conf.target["name"])
+    return f"{name} (networks trained on {conf.data['name']})" if conf.trained else name
+
+
+def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
+    """Write the table's description; of an earlier one keep the rows, columns and cells it had more.
+
+    The command is that of the last sweep that ran anything.
+    """
+    old = _read(file)
+    if old:
+        for part in ("rows", "columns", "seeds", "built_on"):
+            new[part] = old[part] + [value for value in new[part] if value not in old[part]]
+        places = {_place(cell) for cell in new["cells"]}
+        new["cells"] = [cell for cell in old["cells"] if _place(cell) not in places] + new["cells"]
+        if is_done:
+            new |= {key: old[key] for key in ("created", "command")}
+    write_json(file, new)
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """An earlier description; one that is damaged or of another version is written anew."""
+    try:
+        old = read_json(file) if file.exists() else None
+    except ArtifactError:
+        return None
+    return old if isinstance(old, dict) and old.get("format") == FORMAT else None
+
+
+def _place(cell: dict[str, Any]) -> tuple[str, str, int]:
+    return cell["row"], cell["column"], cell["repeat"]

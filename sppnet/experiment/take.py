@@ -1,0 +1,115 @@
+"""A take: one process's work on a run. What a stage is given, and what it leaves."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sppnet.experiment.installation import usable_cores
+from sppnet.experiment.schema import Conf
+from sppnet.run.directory import RunDirectory
+from sppnet.run.interrupts import Interruption
+
+if TYPE_CHECKING:  # import Lightning
+    from pytorch_lightning import Trainer
+
+    from sppnet.run.progress import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run is, as its `config.yaml` says under `run`.
+
+    Attributes:
+        stage: Its row in `stages.STAGES`.
+        key: SHA-256 of all that decides its result; the directory's name ends in the first eight digits.
+        label: What progress calls it.
+        image_set: trainval or test, of stages that look at one of them.
+        scale: Short side of maps, pixels.
+        is_mirrored: Whether maps are of mirrored images.
+        layers: Features that are wanted, computed in one pass.
+        below: Runs that it stands on, as folder/name, by what they are to it.
+        command: That asked for it last.
+        is_waited_for: Whether others build on it, so that another process waits for the one that has it.
+    """
+
+    stage: str
+    key: str
+    label: str
+    image_set: str = ""
+    scale: int = 0
+    is_mirrored: bool = False
+    layers: list[str] = field(default_factory=list)
+    below: dict[str, list[str]] = field(default_factory=dict)
+    command: str = ""
+    is_waited_for: bool = True
+
+
+@dataclass(frozen=True)
+class Take:
+    """A run under way.
+
+    Attributes:
+        plan: What it is.
+        conf: What its stage reads of the configuration, and nothing else.
+        directory: Where it is kept.
+        interruption: Whether somebody asked it to stop.
+        report: Is told how far it is.
+    """
+
+    plan: RunPlan
+    conf: Conf
+    directory: RunDirectory
+    interruption: Interruption
+    report: "Report"
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self.directory.path
+
+    @property
+    def workers(self) -> int:
+        """How many images may be worked on at a time: the trainer's threads, or all cores."""
+        return self.conf.trainer.threads or usable_cores()
+
+    def below(self, role: str) -> list[Path]:
+        """Directories of the runs it stands on, beside its own: runs may be moved together."""
+        return [self.path.parent.parent / name for name in self.plan.below.get(role, [])]
+
+    def one_below(self, role: str) -> Path:
+        """The directory of the one run of that role."""
+        (path,) = self.below(role)
+        return path
+
+    def progress(self, doing: str, completed: int = 0, total: int = 1, detail: str = "") -> None:
+        """Say how far it is.
+
+        Raises:
+            Interrupted: Somebody asked to stop.
+        """
+        from sppnet.run.progress import Step
+
+        self.report(Step(doing, completed, total, detail))
+        self.interruption.raise_if_requested()
+
+    @contextmanager
+    def trainer(self, *, epochs: int = 1, saves: bool = True) -> "Iterator[Trainer]":
+        """Lightning's trainer with the run's guards and dashboards.
+
+        Args:
+            epochs: To train for.
+            saves: Whether it keeps checkpoints on its way.
+        """
+        from sppnet.experiment.trainer import run_trainer
+
+        with run_trainer(self, epochs=epochs, saves=saves) as trainer:
+            yield trainer
+
+
+class Outcome(NamedTuple):
+    """What a stage leaves."""
+
+    metrics: dict[str, float]  # fractions and counts
+    files: tuple[str, ...] = ()  # written to its directory

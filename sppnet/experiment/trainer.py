@@ -1,0 +1,115 @@
+"""Lightning's trainer with its guards, and the dashboards, for a take."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from sppnet.experiment.making import make
+from sppnet.experiment.take import Take
+from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
+from sppnet.run.guards import StepSeed, StopBetweenBatches
+from sppnet.run.metrics_file import MetricsFile
+from sppnet.run.progress import BatchProgress, CellProgress
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def run_trainer(take: Take, *, epochs: int, saves: bool) -> Iterator[Trainer]:
+    """A trainer with one way to save, to seed, to report and to stop, and the run's dashboard if there is one.
+
+    Args:
+        take: Whose.
+        epochs: To train for.
+        saves: False of SVMs: one epoch collects the vectors, and nothing is saved in between.
+    """
+    chosen = take.conf.trainer
+    callbacks: list[Callback] = [StopBetweenBatches(take.interruption), BatchProgress(take.report)]
+    if saves:
+        callbacks = [
+            StepSeed(seed=take.conf.seed),
+            MetricsFile(directory=take.path, every_steps=chosen.every_steps),
+            RunCheckpoint(
+                directory=take.path, minutes=chosen.checkpoint_minutes, interruption=take.interruption
+            ),
+            CellProgress(take.report),
+        ]
+    _quieten()
+    with _dashboard(take) as active:
+        yield Trainer(
+            accelerator=chosen.accelerator,
+            devices=chosen.devices,
+            precision=chosen.precision,
+            max_epochs=epochs,
+            default_root_dir=take.path,
+            callbacks=callbacks,
+            plugins=[DigestCheckpointIO()],
+            logger=active or False,
+            log_every_n_steps=chosen.every_steps,
+            enable_checkpointing=False,  # Lightning's own: ours is RunCheckpoint
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the sampler knows its rank
+        )
+
+
+@contextmanager
+def _dashboard(take: Take) -> Iterator[Logger | None]:
+    """The dashboard of a run, finished whatever happens; one that cannot start is left out."""
+    if not take.conf.logger:
+        yield None
+        return
+    try:
+        active = _start(take)
+    except Exception as error:  # a mirror that cannot be set up must not cost the run
+        log.warning("dashboard left out: %s: %s", type(error).__name__, error)
+        yield None
+        return
+    status = "failed"
+    try:
+        yield active
+        status = "success"
+    finally:
+        try:
+            active.finalize(status)
+        finally:
+            if isinstance(active, WandbLogger):
+                import wandb
+
+                # Otherwise the next run of this process would go on in this one.
+                wandb.finish(exit_code=int(status != "success"))
+
+
+def _start(take: Take) -> Logger:
+    """Start it in the run's directory, under a name that is the same whenever the run is resumed."""
+    chosen = take.conf.logger
+    named = {}
+    if chosen.get("facts", {}).get("takes_id"):
+        import os
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        named = {"id": take.plan.key[:8], "name": take.plan.label or take.path.name}
+    logger: Logger = make(chosen, save_dir=str(take.path), **named)
+    logger.log_hyperparams(take.directory.read_config())
+    return logger
+
+
+def _quieten() -> None:
+    """Silence what Lightning says in every run and nobody can act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # Our data is read in the training process on purpose when it fits into memory.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*configure_optimizers.*returned.*None.*")  # SVMs are solved
+    # Ours writes checkpoints of its own into this directory.
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
+    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
+    # A fixed trunk stays in evaluation mode while the fc layers learn.
+    warnings.filterwarnings("ignore", message=".*eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message=".*set_vital.*")  # inside torchdata 0.11 on torch 2.15
+    # Raised inside Lightning 2.6 by torch 2.15's pytree.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

@@ -1,0 +1,155 @@
+"""Fine-tune a pre-trained network on windows (paper §4.1; for R-CNN, §4.2)."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from sppnet.experiment.detection_inputs import (
+    annotated,
+    frozen_network,
+    maps_of,
+    norm_of,
+    proposed,
+    windows_of,
+)
+from sppnet.experiment.detection_schema import RcnnWindowsConf
+from sppnet.experiment.network import architecture, build_net, save_network
+from sppnet.experiment.take import Outcome, Take
+
+if TYPE_CHECKING:  # import torch
+    from sppnet.data.detection_images import DetectionImage
+    from sppnet.features.window_batches import WindowDataModule
+    from sppnet.models.sppnet import SppNet
+
+_FC8_DEVIATION: Final = 0.01  # of the new layer's first weights (§4.1)
+_BACKGROUND: Final = "background"
+log = logging.getLogger(__name__)
+
+
+def finetune(take: Take) -> Outcome:
+    """Train the fc layers on the windows of the training images (all layers, for R-CNN)."""
+    from pytorch_lightning import seed_everything
+
+    from sppnet.run.checkpoints import newest_checkpoint
+    from sppnet.tasks.finetuning import WindowFineTuningTask
+    from sppnet.tasks.first_weights import begin_with_directions, sample_windows
+
+    found = annotated(take, "trainval")
+    images = proposed(take, found)
+    chosen = take.conf.finetuning
+    seed_everything(take.conf.seed, verbose=False)
+    pretrained = frozen_network(take).net
+    net = _with_new_output(take, pretrained, num_outputs=1 + len(found.classes))
+    fc6_rate = 1.0
+    if chosen.fresh:
+        take.progress("scaling features")
+        source = _source(take, pretrained, images, is_mirrored=False)
+        scale = _scale(take, images, source)
+        rows = sample_windows(images, source, seed=take.conf.seed)
+        begin_with_directions(net.fc6, net.fc7, rows, scale=scale)
+        # Weights `scale` times as large, which learn `scale` squared times as fast, change as those that
+        # see scaled vectors (but hardly decay).
+        fc6_rate = scale**2
+    net.dropout.p = chosen.dropout
+    task = WindowFineTuningTask(
+        net=net,
+        trains=chosen.trains,
+        fc6_rate=fc6_rate,
+        learning_rate=chosen.learning_rate,
+        momentum=chosen.momentum,
+        weight_decay=chosen.weight_decay,
+        bias_rate=chosen.bias_rate,
+        fc8_rate=chosen.fc8_rate,
+        num_steps=chosen.num_steps,
+        drop_at=chosen.drop_at,
+    )
+    checkpoint = newest_checkpoint(take.path)
+    with take.trainer() as trainer:
+        # Pooling runs on one thread an image; the fc layers on as many as the trainer has.
+        data = _data(take, pretrained, images)
+        if checkpoint is not None:
+            log.info("going on from %s", checkpoint.name)
+        began = time.perf_counter()
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    metrics = {
+        "finetuning/num_images": len(images),
+        "finetuning/steps": trainer.global_step,
+        "finetuning/seconds": round(time.perf_counter() - began, 3),
+    }
+    return Outcome(metrics, save_network(net.eval(), [_BACKGROUND, *found.classes], take.path))
+
+
+def _with_new_output(take: Take, pretrained: "SppNet", *, num_outputs: int) -> "SppNet":
+    """The same network with another last layer: "the fc8 layer is initialised with N(0, 0.01^2)" (§4.1)."""
+    import torch
+
+    from sppnet.data.sampling import stable_seed
+
+    net = build_net(architecture(take.one_below("network")), num_classes=num_outputs)
+    kept = {name: value for name, value in pretrained.state_dict().items() if not name.startswith("fc8.")}
+    new = {name: value for name, value in net.state_dict().items() if name.startswith("fc8.")}
+    net.load_state_dict({**kept, **new})
+    generator = torch.Generator().manual_seed(stable_seed(take.conf.seed, "fc8"))
+    with torch.no_grad():
+        net.fc8.weight.normal_(std=_FC8_DEVIATION, generator=generator)
+        net.fc8.bias.zero_()
+    return net
+
+
+def _scale(take: Take, images: "Sequence[DetectionImage]", source: Any) -> float:
+    """What pooled vectors are multiplied by to have the mean norm that those of SVMs have."""
+    from sppnet.tasks.mining import feature_scale
+
+    return float(feature_scale(images, source, norm_of(take.conf, take.conf.mining.mean_norm)))
+
+
+def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") -> "WindowDataModule":
+    from sppnet.features.window_batches import WindowDataModule
+    from sppnet.features.window_draws import WindowSampling
+
+    def report(done: int, total: int) -> None:
+        take.progress("pooling windows", done, total, "images")
+
+    chosen, windows = take.conf.finetuning, take.conf.windows
+    sampling = WindowSampling(
+        batch_size=chosen.batch_size,
+        positive_share=chosen.positive_share,
+        positive_overlap=chosen.positive_overlap,
+        background_overlap=chosen.background_overlap,
+        images_per_chunk=chosen.images_per_chunk,
+        flip=chosen.flip,
+        random_scale=chosen.random_scale,
+    )
+    return WindowDataModule(
+        source=_source(take, pretrained, images, is_mirrored=False),
+        flipped=_source(take, pretrained, images, is_mirrored=True) if sampling.flip else None,
+        images=images,
+        sampling=sampling,
+        scales=() if isinstance(windows, RcnnWindowsConf) else windows.scales,
+        num_steps=chosen.num_steps,
+        seed=take.conf.seed,
+        chunk_steps=chosen.chunk_steps,
+        chunk_gb=chosen.chunk_gb,
+        workers=take.workers,
+        report=report,
+    )
+
+
+def _source(take: Take, net: "SppNet", images: "Sequence[DetectionImage]", *, is_mirrored: bool) -> Any:
+    """Pooled windows, where the convolutions are fixed; warped windows, where all layers learn."""
+    paths = [image.image.path for image in images]
+    windows = take.conf.windows
+    if isinstance(windows, RcnnWindowsConf):
+        from sppnet.features.warped_squares import WarpedSquares
+
+        return WarpedSquares(
+            net=net,
+            paths=paths,
+            size=windows.size,
+            context=windows.context,
+            is_mirrored=is_mirrored,
+            max_pixels=take.conf.data_loading.max_pixels,
+        )
+    maps = maps_of(take, net, paths, is_mirrored=is_mirrored)
+    return windows_of(take.conf, net, maps, "pool", "pyramid")
