@@ -1,8 +1,8 @@
 """Files and folders that a configuration names, by what is in them: a key holds content, not place.
 
-A data set that was moved or copied is the same data set; other pictures under the same path are another one. Up
-to a few gigabytes every file is read once, and its digest kept with its size and time; of larger sets names and
-sizes count, which is said where the run's provenance is.
+A data set that was moved or copied is the same data set; other pictures under the same path are another one.
+Up to a few gigabytes every file is read once, and its digest kept with its size and time; of larger sets
+names and sizes count, which is said where the run's provenance is.
 """
 
 import os
@@ -20,7 +20,8 @@ _MOST_BYTES: Final = (
 )
 _THREADS: Final = 8
 _TOO_NEW: Final = 2 * 10**9  # ns: a file may change again within one tick of its clock
-# What a path stands under, in parts that name their class; anything else is text, whatever lies in this folder.
+# What a path stands under, in parts that name their class; anything else is text, whatever lies in this
+# folder.
 _PATH_KEYS: Final = frozenset({"root", "path", "paths", "file", "files", "folder", "weights", "model"})
 
 
@@ -78,8 +79,8 @@ class Contents:
 
         Args:
             root: The folder.
-            parts: Paths in it that count; of alternatives the first that exists, and the folder itself if none.
-                Hidden files never count.
+            parts: Paths in it that count; of alternatives the first that exists, and the folder itself if
+                none. Hidden files never count.
 
         Returns:
             The number of files and bytes, a SHA-256 and what it is of.

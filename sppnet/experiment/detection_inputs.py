@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from sppnet.experiment.detection_schema import RcnnWindowsConf
 from sppnet.experiment.making import make
 from sppnet.experiment.network import TrainedNetwork, load_network
-from sppnet.experiment.schema import Conf
 from sppnet.experiment.take import Take
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.detection_images import DetectionImage
     from sppnet.data.voc2007 import AnnotatedImages
+    from sppnet.experiment.schema import Conf
     from sppnet.features.conv_maps import ConvMaps
     from sppnet.features.window_source import WindowSource
     from sppnet.models.sppnet import SppNet
@@ -64,7 +63,7 @@ def maps_of(take: Take, net: "SppNet", paths: Sequence[Path], *, is_mirrored: bo
 
 
 def windows_of(
-    conf: Conf,
+    conf: "Conf",
     net: "SppNet",
     maps: "ConvMaps",
     layer: str,
@@ -80,7 +79,7 @@ def windows_of(
         order: Of the numbers of a pooled vector.
     """
     windows = conf.windows
-    if isinstance(windows, RcnnWindowsConf):
+    if windows.method == "rcnn":
         from sppnet.features.warped_windows import WarpedWindows
 
         return WarpedWindows(
@@ -107,7 +106,7 @@ def windows_of(
     )
 
 
-def norm_of(conf: Conf, mean: float) -> "Norm":
+def norm_of(conf: "Conf", mean: float) -> "Norm":
     """How vectors are scaled to a mean norm: R-CNN measures it on random windows, always the same ones."""
     from sppnet.tasks.mining import Norm
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Final
 from sppnet.errors import DataError
 from sppnet.experiment.detection_inputs import annotated, frozen_network, maps_of, proposed, windows_of
 from sppnet.experiment.detection_picture import SHEET, draw_sheet
-from sppnet.experiment.detection_schema import RcnnWindowsConf
 from sppnet.experiment.detector_training import MACHINES, REGRESSORS
-from sppnet.experiment.schema import Conf
 from sppnet.experiment.take import Outcome, Take
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.detection_images import DetectionImage
     from sppnet.data.voc2007 import AnnotatedImages
+    from sppnet.experiment.schema import Conf
     from sppnet.metrics.detection_ap import Detections
     from sppnet.models.sppnet import SppNet
     from sppnet.tasks.detection import DetectorParts
@@ -124,11 +123,11 @@ def measure_seconds(take: Take) -> Outcome:
     )
 
 
-def _method(conf: Conf, net: "SppNet") -> "Method":
+def _method(conf: "Conf", net: "SppNet") -> "Method":
     from sppnet.tasks.timed_methods import RcnnMethod, SppMethod
 
     windows = conf.windows
-    if isinstance(windows, RcnnWindowsConf):
+    if windows.method == "rcnn":
         return RcnnMethod(
             net=net,
             size=windows.size,
@@ -145,7 +144,7 @@ def _method(conf: Conf, net: "SppNet") -> "Method":
     )
 
 
-def read_parts(conf: Conf, machines: Path, regressors: Sequence[Path]) -> "DetectorParts":
+def read_parts(conf: "Conf", machines: Path, regressors: Sequence[Path]) -> "DetectorParts":
     """Read what a detector has learned from the runs it stands on."""
     from sppnet.models.weights import read_tensors
     from sppnet.tasks.detection import DetectorParts

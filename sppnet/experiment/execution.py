@@ -126,7 +126,7 @@ def _set_up(take: Take, row: Stage) -> Iterator[None]:
 
 
 def _begin_provenance(take: Take, code: Sequence[str], started: float) -> dict[str, Any]:
-    """Write down what makes this run: code, software, machine, command; a resumed one keeps its earlier takes."""
+    """Write down what makes this run: code, software, machine, command; and the takes it goes on from."""
     import torch
 
     takes: list[dict[str, Any]] = []

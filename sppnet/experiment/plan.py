@@ -105,10 +105,10 @@ class Planner:
     def _read(self, overrides: list[str]) -> _Composed:
         composed = self._repeated(overrides)
         plain = plain_of(composed)
+        # Where `auto` leads is what counts.
+        plain["trainer"]["accelerator"] = device_of(plain["trainer"]["accelerator"])
         conf = read_conf(plain)
         check(conf)
-        conf.trainer.accelerator = device_of(conf.trainer.accelerator)
-        plain["trainer"] = {**plain["trainer"], "accelerator": conf.trainer.accelerator}
         choices = OmegaConf.to_container(composed.hydra.runtime.choices)
         assert isinstance(choices, dict)
         return _Composed(conf, plain, {str(key): str(value) for key, value in choices.items()}, overrides)
@@ -181,10 +181,10 @@ class Planner:
             each = STAGES[need.stage].each
             for scale in each(composed.conf) if each else [0]:
                 run = self._run(composed, need, scale=scale)
-                if need.stage == "features" and composed.conf.transfer is not None:
-                    # Cells that want different layers of the same images share one run.
-                    if composed.conf.transfer.layer not in run.plan.layers:
-                        run.plan.layers.append(composed.conf.transfer.layer)
+                protocol = composed.conf.transfer
+                # Cells that want different layers of the same images share one run.
+                if need.stage == "features" and protocol and protocol.layer not in run.plan.layers:
+                    run.plan.layers.append(protocol.layer)
                 yield need.role, run
 
 

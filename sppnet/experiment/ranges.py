@@ -48,7 +48,7 @@ def part(record: type, *, decides: bool = True) -> Any:
 
 
 def named(*records: type, decides: bool = True) -> Any:
-    """A part that names its own class, whose keys are checked where a record has them; or one of some records."""
+    """A part that names its own class, whose keys are checked where a record has them; or a record."""
     return dataclasses.field(
         default_factory=lambda: MISSING, metadata={"records": records, "is_open": True, "decides": decides}
     )
@@ -104,6 +104,7 @@ def _rise(value: Any) -> bool:
     return all(0 < fraction < 1 for fraction in value) and sorted(value) == list(value)
 
 
+ONE_DEVICE: Final = Rule(lambda value: value == 1, "1: a run has one device; jobs=N runs several cells")
 COUNT: Final = at_least(1)
 NATURAL: Final = at_least(0)
 PIXELS: Final = at_least(1, " pixel")

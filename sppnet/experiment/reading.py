@@ -1,4 +1,4 @@
-"""From a composed configuration to typed records, every value in its range; and what a stage is given of it."""
+"""From a composed configuration to typed records, every value in its range; what a stage is given of it."""
 
 import dataclasses
 import functools
@@ -38,8 +38,8 @@ def _fields_of(record: type) -> "tuple[dict[str, dataclasses.Field[Any]], dict[s
 
 
 def _read_value(one: "dataclasses.Field[Any]", kind: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _read(kind, value, f"{path}.")  # type: ignore[arg-type]
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _read(kind, value, f"{path}.")
     if rule := one.metadata.get("rule") or _rule_of(kind):
         ranges.check(rule, path, value)
     records = one.metadata.get("records")
@@ -99,7 +99,7 @@ def _of_speed(record: type, prefix: str) -> tuple[str, ...]:
         if not one.metadata.get("decides", True):
             names.append(prefix + name)
         elif dataclasses.is_dataclass(types[name]):
-            names += _of_speed(types[name], f"{prefix}{name}.")  # type: ignore[arg-type]
+            names += _of_speed(types[name], f"{prefix}{name}.")
     return tuple(names)
 
 

@@ -1,8 +1,8 @@
 """Runs what is pending, each behind all it stands on: here, side by side, or by Hydra's launcher.
 
-One loop decides what may start and what is lost because something before it failed; the three ways differ only in
-how a run is started and heard of. Narrow networks gain little from a second core and lose much when it is busy
-elsewhere; two cells on a core each are twice as fast as one on two.
+One loop decides what may start and what is lost because something before it failed; the three ways differ
+only in how a run is started and heard of. Narrow networks gain little from a second core and lose much when
+it is busy elsewhere; two cells on a core each are twice as fast as one on two.
 """
 
 import contextlib
@@ -127,6 +127,7 @@ def _may_start(
 
 def _mark_lost(run: PlannedRun, cause: RunError) -> None:
     """Say in a run's directory that it, or what it stands on, has failed."""
+    run.directory.prepare(run.config)
     run.directory.write_status("failed", about=describe(run.plan), started=time.time(), error=cause.line)
 
 

@@ -5,6 +5,7 @@ what stages are given (reading.py): a stage sees the keys that its row declares,
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -145,9 +146,7 @@ class TrainerConf(Record):
     """Where and how training runs."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = key()
-    devices: int = key(
-        must.Rule(lambda value: value == 1, "1: a run has one device; jobs=N runs several cells")
-    )
+    devices: int = key(must.ONE_DEVICE, decides=False)
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = key()
     threads: int | None = key(must.THREADS, decides=False)
     keep_memory: bool = key(decides=False)
@@ -240,6 +239,7 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=_for_hydra(Conf))
 
 
+@functools.cache
 def _for_hydra(record: type) -> type:
     """The record as OmegaConf takes it: it knows no parts that name their own class, and no Literal."""
     types = get_type_hints(record)

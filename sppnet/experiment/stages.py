@@ -1,16 +1,16 @@
 """The pipeline as data: what each stage does, where it is kept, what it reads, and which runs it stands on.
 
 Everything else follows from a row: a run's key is made of what its stage reads and of the keys below it, its
-directory of the folder and the name, the order of a cell's runs of what they stand on. A stage is given what its
-row declares and nothing else: what it cannot see cannot be missing from its key, and what it does not read cannot
-change it. To add a stage: write one function that takes a `Take` and returns an `Outcome`, and add its row.
+directory of the folder and the name, the order of a cell's runs of what they stand on. A stage is given what
+its row declares and nothing else: what it cannot see cannot be missing from its key, and what it does not
+read cannot change it. To add a stage: write one function that takes a `Take` and returns an `Outcome`, and
+add its row.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sppnet.experiment.classification_stages import average, begin, evaluate, train
-from sppnet.experiment.detection_schema import RcnnWindowsConf, SppWindowsConf
 from sppnet.experiment.detector_testing import combine, find, measure_seconds
 from sppnet.experiment.detector_training import compute_maps, mine, propose, regress
 from sppnet.experiment.schema import Conf
@@ -27,8 +27,8 @@ class Need(NamedTuple):
 
     Attributes:
         stage: Its row.
-        role: What it is to the other, which is given its directory and whose key holds its key; empty of what only
-            has to be there before (its results are found by their content).
+        role: What it is to the other, which is given its directory and whose key holds its key; empty of what
+            only has to be there before (its results are found by their content).
         image_set: Which images it looks at, of a stage that looks at one set.
         is_mirrored: Whether they are mirrored.
         when: Whether a configuration needs it.
@@ -48,8 +48,8 @@ class Stage(NamedTuple):
         does: Its work.
         kept_in: Folder of `paths.runs`.
         name: Of its directory, from the words that plan.py knows; `{network}` is that of the network below.
-        reads: Keys, "mining" or "mining.mean_norm"; with a minus what a part is given without. What never decides
-            a result (schema.py) every stage is given; it counts for the key where it is named here.
+        reads: Keys, "mining" or "mining.mean_norm"; with a minus what a part is given without. What never
+            decides a result (schema.py) every stage is given; it counts for the key where it is named here.
         stands_on: Other runs.
         each: One run for each of these scales.
         is_alone: Whether nothing may run beside it on the machine: it looks at the clock.
@@ -67,7 +67,7 @@ class Stage(NamedTuple):
 
 
 def _is_spp(conf: Conf) -> bool:
-    return isinstance(conf.windows, SppWindowsConf)
+    return conf.windows.method == "spp"
 
 
 def _keeps_maps(conf: Conf) -> bool:
@@ -83,7 +83,7 @@ def _moves(conf: Conf) -> bool:
 
 
 def _scales(conf: Conf) -> Sequence[int]:
-    return [] if isinstance(conf.windows, RcnnWindowsConf) else conf.windows.scales
+    return [] if conf.windows.method == "rcnn" else conf.windows.scales
 
 
 def _network(when: Condition = lambda conf: True) -> tuple[Need, ...]:
@@ -131,8 +131,8 @@ STAGES: Final = {
     "ensemble": Stage(average, TABLE, "{cell}", (), _MEMBERS),
 
     "features": Stage(
-        extract_features, "features", "{network}-{target}-{view}{view_side}", ("target", "features", *_DEVICE),
-        _network()),
+        extract_features, "features", "{network}-{target}-{view}{view_side}",
+        ("target", "features", *_DEVICE), _network()),
     "transfer": Stage(
         transfer, TABLE, "{cell}", ("seed", "split", "target", "features", "transfer", *_LIGHTNING),
         (*_network(), Need("features"))),

@@ -1,9 +1,10 @@
 """The main loop: plan the cells of a table, run those that are not done, print the table from disk.
 
 Every command that is not a verb comes here, through Hydra: `cli.main` hands the command line to
-`compose.run_experiment`, Hydra reads it and calls its sweeper, hydra_plugins/hydra_sppnet_sweeper, which calls
-`sweep`. What Hydra's own sweeper does not do: every cell is checked before the first one starts, what is complete
-is skipped, failures are told at once and the others go on, and it ends with the table and an exit code.
+`compose.run_experiment`, Hydra reads it and calls its sweeper, hydra_plugins/hydra_sppnet_sweeper, which
+calls `sweep`. What Hydra's own sweeper does not do: every cell is checked before the first one starts, what
+is complete is skipped, failures are told at once and the others go on, and it ends with the table and an exit
+code.
 """
 
 import sys

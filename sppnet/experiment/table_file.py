@@ -1,4 +1,4 @@
-"""What a sweep writes down of its table, for `sppnet report` to find: its layout, and which run is which cell."""
+"""What a sweep writes down of its table for `sppnet report`: its layout, and which run is which cell."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

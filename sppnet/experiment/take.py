@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sppnet.experiment.installation import usable_cores
-from sppnet.experiment.schema import Conf
 from sppnet.run.directory import RunDirectory
 from sppnet.run.interrupts import Interruption
 
 if TYPE_CHECKING:  # import Lightning
     from pytorch_lightning import Trainer
 
+    from sppnet.experiment.schema import Conf
     from sppnet.run.progress import Report
 
 
@@ -59,7 +59,7 @@ class Take:
     """
 
     plan: RunPlan
-    conf: Conf
+    conf: "Conf"
     directory: RunDirectory
     interruption: Interruption
     report: "Report"

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def run_trainer(take: Take, *, epochs: int, saves: bool) -> Iterator[Trainer]:
-    """A trainer with one way to save, to seed, to report and to stop, and the run's dashboard if there is one.
+    """A trainer with one way to save, to seed, to report and to stop, and the run's dashboard.
 
     Args:
         take: Whose.

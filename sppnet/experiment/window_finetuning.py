@@ -13,7 +13,6 @@ from sppnet.experiment.detection_inputs import (
     proposed,
     windows_of,
 )
-from sppnet.experiment.detection_schema import RcnnWindowsConf
 from sppnet.experiment.network import architecture, build_net, save_network
 from sppnet.experiment.take import Outcome, Take
 
@@ -126,7 +125,7 @@ def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") 
         flipped=_source(take, pretrained, images, is_mirrored=True) if sampling.flip else None,
         images=images,
         sampling=sampling,
-        scales=() if isinstance(windows, RcnnWindowsConf) else windows.scales,
+        scales=() if windows.method == "rcnn" else windows.scales,
         num_steps=chosen.num_steps,
         seed=take.conf.seed,
         chunk_steps=chosen.chunk_steps,
@@ -140,7 +139,7 @@ def _source(take: Take, net: "SppNet", images: "Sequence[DetectionImage]", *, is
     """Pooled windows, where the convolutions are fixed; warped windows, where all layers learn."""
     paths = [image.image.path for image in images]
     windows = take.conf.windows
-    if isinstance(windows, RcnnWindowsConf):
+    if windows.method == "rcnn":
         from sppnet.features.warped_squares import WarpedSquares
 
         return WarpedSquares(

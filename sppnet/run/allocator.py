@@ -19,7 +19,7 @@ _KEEPING: Final = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1}
 
 @contextlib.contextmanager
 def freed_memory_kept(wanted: bool) -> Iterator[None]:
-    """While the block runs, glibc's malloc reuses large blocks, if that is wanted; then it gives them back."""
+    """While the block runs, glibc's malloc keeps large blocks, if that is wanted; then it gives them back."""
     if not wanted or platform.libc_ver()[0] != "glibc":
         yield
         return

@@ -92,7 +92,8 @@ class RunDirectory:
         """Write down what the run is, for whatever process takes it up.
 
         Raises:
-            ArtifactError: The directory holds another run: keys that end alike, or a directory that was renamed.
+            ArtifactError: The directory holds another run: keys that end alike, or a directory that was
+                renamed.
         """
         if (self.path / _CONFIG).exists():
             held = self.read_config()["run"].get("key")

@@ -15,8 +15,8 @@ class Provenance:
     """What made a run.
 
     Attributes:
-        takes: Of every process that worked on it: version, commit, software, machine, device, threads, precision,
-            command, start. The last one finished it.
+        takes: Of every process that worked on it: version, commit, software, machine, device, threads,
+            precision, command, start. The last one finished it.
         code: SHA-256 of the code it ran, by module or function.
         below: Runs it stands on, as folder/name, by what they are to it.
         ended: ISO time; None of a run that has not.
@@ -53,7 +53,7 @@ def read_provenance(directory: Path) -> Provenance | None:
 
 
 def changes_since(directory: Path) -> list[str]:
-    """Say what of a run's code has changed since it ended, and of the runs it stands on; nothing: it is fresh.
+    """Say what of a run's code, and of the runs it stands on, has changed since; nothing: it is fresh.
 
     A run whose code has changed is stale. It is still what it was, and what its key names but for the code.
     """

@@ -18,8 +18,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def publish(table: Table, directory: Path, *, name: str) -> tuple[Path, Path]:
     """Write `<name>.md` and `<name>.json`, and `<name>.png` of a table with curves.
 
-    Versions, commits and machines are those of the runs, not of this installation. Absolute paths are shortened
-    to their last component everywhere; hosts are never written.
+    Versions, commits and machines are those of the runs, not of this installation. Absolute paths are
+    shortened to their last component everywhere; hosts are never written.
 
     Args:
         table: To be published.

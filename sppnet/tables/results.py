@@ -185,9 +185,9 @@ def _stale(runs: Iterable[Run]) -> list[str]:
     if not stale:
         return []
     return [
-        f"{MARK_OF_STALE} {len(stale)} of the runs are of code that has changed since ({stale[0].directory.name}: "
-        f"{', '.join(stale[0].changes[:2])}{', ...' if len(stale[0].changes) > 2 else ''}); sppnet why RUN says "
-        f"all, and the command with stale=rerun runs them again"
+        f"{MARK_OF_STALE} {len(stale)} of the runs are of code that has changed since "
+        f"({stale[0].directory.name}: {', '.join(stale[0].changes[:2])}); sppnet why RUN says all of it, and "
+        f"the command with stale=rerun makes them again"
     ]
 
 
