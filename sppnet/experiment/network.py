@@ -14,6 +14,7 @@ from sppnet.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # import torch and Lightning
     from sppnet.data.datamodule import ImageDataModule
+    from sppnet.models.initialise import Init
     from sppnet.models.sppnet import SppNet
     from sppnet.models.views import View
 
@@ -28,8 +29,14 @@ class TrainedNetwork(NamedTuple):
     metrics: dict[str, float]
 
 
-def build_net(conf: Conf, *, num_classes: int) -> "SppNet":
-    """Put backbone, pyramid and head together: YAML picks and sizes them, Python wires."""
+def build_net(conf: Conf, *, num_classes: int, init: "Init | None" = None) -> "SppNet":
+    """Put backbone, pyramid and head together: YAML picks and sizes them, Python wires.
+
+    Args:
+        conf: backbone, pyramid, head, input_norm and init.
+        num_classes: Of the last layer.
+        init: The one that is to be asked again, once the net is there; None makes the configuration's.
+    """
     from sppnet.models.sppnet import SppNet
 
     backbone = make(conf.backbone)
@@ -44,7 +51,7 @@ def build_net(conf: Conf, *, num_classes: int) -> "SppNet":
         head_width=conf.head.width,
         dropout=conf.head.dropout,
         num_classes=num_classes,
-        init=make(conf.init),
+        init=init or make(conf.init),
     )
 
 
@@ -56,12 +63,12 @@ def begin_network(conf: Conf, data: "ImageDataModule", *, is_new: bool) -> "SppN
     """
     from sppnet.models.initialise import DataDependentInit
 
-    net = build_net(conf, num_classes=data.num_classes)
+    init = make(conf.init)
+    net = build_net(conf, num_classes=data.num_classes, init=init)
     _check_sizes(net, conf)
     if is_new:
         if net.input_norm.needs_mean_image:
             net.input_norm.set_mean_image(data.mean_image(conf.image.size))
-        init = make(conf.init)
         if isinstance(init, DataDependentInit):
             init.adapt(net, data.central_regions(_NUM_TO_ADAPT).float())
     return net
