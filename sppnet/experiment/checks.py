@@ -47,28 +47,26 @@ def check_data(data: Mapping[str, Any]) -> None:
     """
     if not isinstance(data["colour"], Mapping):
         raise ConfigError(f"data.colour={data['colour']}: choose data/colour=imagenet or data/colour=none")
-    _check_root(data, "data.root", given_by="data.root")
+    _check_root(data, "data.root")
 
 
-def _check_root(part: Mapping[str, Any], key: str, *, given_by: str) -> None:
+def _check_root(part: Mapping[str, Any], key: str) -> None:
     """Check the folder of a data set.
 
     Args:
         part: Of the configuration.
-        key: Its folder's key.
-        given_by: The key that its value came from.
+        key: Of its folder, or the one that its folder comes from.
     """
     facts, root = part.get("facts", {}), part.get("root")
     if facts.get("is_generated"):  # it makes its own folder
         return
     if root is None:
         if asked := facts.get("root"):
-            raise ConfigError(f"{asked} is missing: give the folder that holds {part['name']}, {asked}=DIR")
+            missing = key if key == "data.root" else asked
+            raise ConfigError(f"{missing} is missing: give the folder that holds {part['name']}, {asked}=DIR")
         return
     if not Path(root).expanduser().is_dir():
-        raise DataError(
-            f"{given_by}={root}: no such directory (looked at {Path(root).expanduser().absolute()})"
-        )
+        raise DataError(f"{key}={root}: no such directory (looked at {Path(root).expanduser().absolute()})")
 
 
 def _check_weights(conf: Conf) -> None:
@@ -128,7 +126,7 @@ def _check_target(conf: Conf) -> None:
     asked = conf.target.get("facts", {}).get("root", "")
     of_paths = getattr(conf.paths, asked.removeprefix("paths."), None) if asked.startswith("paths.") else None
     is_asked = of_paths is not None and of_paths == conf.target.get("root")
-    _check_root(conf.target, "target.root", given_by=asked if is_asked else "target.root")
+    _check_root(conf.target, asked if is_asked else "target.root")
 
 
 def _check_transfer(conf: Conf) -> None:
@@ -138,6 +136,8 @@ def _check_transfer(conf: Conf) -> None:
         raise ConfigError("transfer=none, but a target or a layer is chosen: add transfer=svm")
     if conf.target is None:
         raise ConfigError("target=none: choose what to transfer to, e.g. target=voc2007 or target=caltech101")
+    if conf.transfer.measure is None:
+        raise ConfigError("transfer.measure=null: the target does not say; set accuracy or average_precision")
     layer, level = conf.transfer.layer, conf.transfer.level
     if level is not None and layer != "pool":
         raise ConfigError(f"transfer.level={level}: a level is a part of transfer.layer=pool, not of {layer}")

@@ -2,13 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from omegaconf import MISSING
 
 from sppnet.errors import ConfigError
 
 MOST_PIXELS: Final = 4000  # of a short side
+
+
+# What a key is to a run: it can change a result; it makes a run faster or shows it, and is given to every
+# stage; or the sweep alone reads it.
+Role = Literal["decides", "eases", "sweep"]
 
 
 class Rule(NamedTuple):
@@ -30,27 +35,27 @@ class Record:
             )
 
 
-def key(rule: Rule | None = None, *, default: Any = MISSING, decides: bool = True) -> Any:
+def key(rule: Rule | None = None, *, default: Any = MISSING, role: Role = "decides") -> Any:
     """A key of the configuration; its value stands in conf/.
 
     Args:
         rule: What its value must be, beside its type.
         default: For what the sweep fills in.
-        decides: Whether it can change a result; False of what only makes a run faster or shows it.
+        role: What it is to a run.
     """
     # A default would be an attribute of the class, and hide that a record lacks the key.
-    return dataclasses.field(default_factory=lambda: default, metadata={"rule": rule, "decides": decides})
+    return dataclasses.field(default_factory=lambda: default, metadata={"rule": rule, "role": role})
 
 
-def part(record: type, *, decides: bool = True) -> Any:
+def part(record: type, *, role: Role = "decides") -> Any:
     """Keys of one record."""
-    return dataclasses.field(default_factory=record, metadata={"decides": decides})
+    return dataclasses.field(default_factory=record, metadata={"role": role})
 
 
-def named(*records: type, decides: bool = True) -> Any:
+def named(*records: type, role: Role = "decides") -> Any:
     """A part that names its own class, whose keys are checked where a record has them; or a record."""
     return dataclasses.field(
-        default_factory=lambda: MISSING, metadata={"records": records, "is_open": True, "decides": decides}
+        default_factory=lambda: MISSING, metadata={"records": records, "is_open": True, "role": role}
     )
 
 

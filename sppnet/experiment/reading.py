@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from types import UnionType
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from sppnet.errors import ConfigError
@@ -57,11 +58,16 @@ def _read_value(one: "dataclasses.Field[Any]", kind: Any, value: Any, path: str)
 
 def _rule_of(kind: Any) -> ranges.Rule | None:
     """A type that lists its values is a range itself."""
-    return ranges.one_of(*get_args(kind)) if get_origin(kind) is Literal else None
+    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    listed = next((get_args(one) for one in kinds if get_origin(one) is Literal), None)
+    if listed is None:
+        return None
+    rule = ranges.one_of(*listed)
+    return rule._replace(holds=lambda value: value is None or value in listed) if len(kinds) > 1 else rule
 
 
 def narrowed(plain: Mapping[str, Any], reads: Iterable[str]) -> dict[str, Any]:
-    """The part of a configuration that a stage is given: what it declares, and what never decides a result.
+    """The part of a configuration that a stage is given: what it declares, and what eases any work.
 
     Args:
         plain: The whole configuration.
@@ -70,7 +76,7 @@ def narrowed(plain: Mapping[str, Any], reads: Iterable[str]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     reads = list(reads)
     left_out = {name[1:] for name in reads if name.startswith("-")}
-    for name in [*(name for name in reads if not name.startswith("-")), *_of_speed(Conf, "")]:
+    for name in [*(name for name in reads if not name.startswith("-")), *_easing(Conf, "")]:
         value, node = plain, kept
         *parents, leaf = name.split(".")
         for parent in parents:
@@ -91,15 +97,15 @@ def _without(value: Any, name: str, left_out: set[str]) -> Any:
 
 
 @functools.cache
-def _of_speed(record: type, prefix: str) -> tuple[str, ...]:
+def _easing(record: type, prefix: str) -> tuple[str, ...]:
     """Keys that never decide a result, as deep as whole parts."""
     fields, types = _fields_of(record)
     names = []
     for name, one in fields.items():
-        if not one.metadata.get("decides", True):
+        if one.metadata.get("role") == "eases":
             names.append(prefix + name)
         elif dataclasses.is_dataclass(types[name]):
-            names += _of_speed(types[name], f"{prefix}{name}.")
+            names += _easing(types[name], f"{prefix}{name}.")
     return tuple(names)
 
 
@@ -109,11 +115,11 @@ def deciding(given: Mapping[str, Any], reads: Iterable[str]) -> dict[str, Any]:
     A key that never does still counts where a stage names it: a clock's result depends on its threads.
     """
     named = set(reads)
-    return {name: value for name, value in sorted(leaves(given)) if name in named or not _is_of_speed(name)}
+    return {name: value for name, value in sorted(leaves(given)) if name in named or not _only_eases(name)}
 
 
-def _is_of_speed(name: str) -> bool:
-    if any(name == speed or name.startswith(f"{speed}.") for speed in _of_speed(Conf, "")):
+def _only_eases(name: str) -> bool:
+    if any(name == easing or name.startswith(f"{easing}.") for easing in _easing(Conf, "")):
         return True
     first, _, rest = name.partition(".")
     if f".{_FACTS}." in f".{name}.":
@@ -121,7 +127,7 @@ def _is_of_speed(name: str) -> bool:
     fields, _ = _fields_of(Conf)
     for record in fields[first].metadata.get("records", ()):
         one = _fields_of(record)[0].get(rest)
-        if one is not None and not one.metadata.get("decides", True):
+        if one is not None and one.metadata.get("role") == "eases":
             return True
     return False
 

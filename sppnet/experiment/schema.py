@@ -86,7 +86,7 @@ class TransferConf(Record):
 
     layer: str = key()
     level: int | None = key(must.COUNT_OR_NONE)
-    measure: Literal["average_precision", "accuracy"] = key()
+    measure: Literal["average_precision", "accuracy"] | None = key()  # the target says
     per_class: int | None = key(must.COUNT_OR_NONE)
     test_per_class: int | None = key(must.COUNT_OR_NONE)
     val_fraction: float = key(must.SHARE)
@@ -129,9 +129,9 @@ class DataConf(Record):
     split_seed: int = key(must.WHOLE)
     val_fraction: float = key(must.SHARE)
     batch_size: int = key(must.COUNT)
-    workers: int = key(must.NATURAL, decides=False)
-    cache_gb: float = key(must.NATURAL, decides=False)
-    max_pixels: int = key(must.COUNT, decides=False)
+    workers: int = key(must.NATURAL, role="eases")
+    cache_gb: float = key(must.NATURAL, role="eases")
+    max_pixels: int = key(must.COUNT, role="eases")
 
 
 @dataclasses.dataclass
@@ -146,12 +146,12 @@ class TrainerConf(Record):
     """Where and how training runs."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = key()
-    devices: int = key(must.ONE_DEVICE, decides=False)
+    devices: int = key(must.ONE_DEVICE, role="eases")
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = key()
-    threads: int | None = key(must.THREADS, decides=False)
-    keep_memory: bool = key(decides=False)
-    checkpoint_minutes: float = key(must.NATURAL, decides=False)
-    every_steps: int = key(must.COUNT, decides=False)
+    threads: int | None = key(must.THREADS, role="eases")
+    keep_memory: bool = key(role="eases")
+    checkpoint_minutes: float = key(must.NATURAL, role="eases")
+    every_steps: int = key(must.COUNT, role="eases")
 
 
 @dataclasses.dataclass
@@ -190,8 +190,8 @@ class TableConf(Record):
 class Conf(Record):
     """The root of every configuration."""
 
-    seed: int = key(must.NATURAL)
-    split: int = key(must.NATURAL)
+    seed: int = key(must.WHOLE)
+    split: int = key(must.WHOLE)
     width: float = key(must.WIDTH)
     trained: bool = key()
     data: dict[str, Any] = named(DataConf)
@@ -206,7 +206,7 @@ class Conf(Record):
     schedule: dict[str, Any] = named(ScheduleConf)
     task: dict[str, Any] = named()
     view: dict[str, Any] = named(ViewConf)
-    ensemble: list[Any] = dataclasses.field(default_factory=list)
+    ensemble: list[Any] = key(default=[], role="sweep")  # members are runs that a cell stands on
     target: dict[str, Any] | None = named()
     features: FeaturesConf = part(FeaturesConf)
     transfer: TransferConf | None = named(TransferConf)
@@ -221,17 +221,17 @@ class Conf(Record):
     finetuning: FinetuningConf = part(FinetuningConf)
     timing: TimingConf = part(TimingConf)
     trainer: TrainerConf = part(TrainerConf)
-    data_loading: DataLoadingConf = part(DataLoadingConf, decides=False)
-    paths: PathsConf = part(PathsConf, decides=False)
-    logger: dict[str, Any] = named(decides=False)
-    preset: str = key(decides=False)
-    reduced: list[str] = dataclasses.field(default_factory=list)
-    reduced_detection: list[str] = dataclasses.field(default_factory=list)
-    table: TableConf = part(TableConf, decides=False)
-    progress: bool = key(default=True, decides=False)
-    jobs: int = key(must.Rule(lambda value: value >= 0, "0 (one per core) or more"), decides=False)
-    stale: Literal["keep", "rerun"] = key(decides=False)
-    run_directory: str = key(default="", decides=False)  # of a launcher's job; the sweep says it
+    data_loading: DataLoadingConf = part(DataLoadingConf, role="eases")
+    paths: PathsConf = part(PathsConf, role="eases")
+    logger: dict[str, Any] = named(role="eases")
+    preset: str = key(role="sweep")
+    reduced: list[str] = key(default=[], role="sweep")
+    reduced_detection: list[str] = key(default=[], role="sweep")
+    table: TableConf = part(TableConf, role="sweep")
+    progress: bool = key(default=True, role="sweep")
+    jobs: int = key(must.Rule(lambda value: value >= 0, "0 (one per core) or more"), role="sweep")
+    stale: Literal["keep", "rerun"] = key(role="sweep")
+    run_directory: str = key(default="", role="sweep")  # of a launcher's job; the sweep says it
 
 
 def register_schema() -> None:

@@ -106,7 +106,7 @@ _FROZEN: Final = (
     Need("finetuning", "network", when=_is_finetuned),
     *_network(lambda conf: not _is_finetuned(conf)),
 )
-# Fine-tuning leaves the convolutions of SPP-net as they were, and what is pooled from them; not those of R-CNN.
+# Fine-tuning leaves the convolutions of SPP-net, and so what is pooled, as they were; not those of R-CNN.
 _POOLED: Final = (
     Need("finetuning", "network", when=lambda conf: _is_finetuned(conf) and not _is_spp(conf)),
     *_network(lambda conf: not _is_finetuned(conf) or _is_spp(conf)),

@@ -53,7 +53,7 @@ def transfer(take: Take) -> Outcome:
 
     take.progress("reading features")
     protocol = take.conf.transfer
-    assert protocol is not None
+    assert protocol is not None and protocol.measure is not None
     seed_everything(take.conf.seed, verbose=False)
     target = make(take.conf.target).read()
     network = load_network(take.one_below("network"))

@@ -83,7 +83,8 @@ class RunDirectory:
         except FileNotFoundError as error:
             raise ArtifactError(f"{self.path}: no {_CONFIG} in it; give the directory of a run") from error
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ArtifactError(f"{file}: not readable ({error}); remove the directory") from error
+            found = " ".join(str(error).split())
+            raise ArtifactError(f"{file}: not readable ({found}); remove the directory") from error
         if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
             raise ArtifactError(f"{file}: says nothing of a run (no key run); remove the directory")
         return config

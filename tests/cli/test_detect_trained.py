@@ -65,10 +65,10 @@ def test_a_detector_may_be_moved_with_the_runs_it_builds_on(sppnet, detectors, t
     run = of_cell(moved, "ftfc7_bb-spp_one")
     assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 0
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    settings["cell"]["machines"] = "runs/detectors/gone-00000000"
+    settings["run"]["below"]["machines"] = ["detectors/gone-00000000"]
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 4
-    assert "builds on runs/detectors/gone-00000000" in capfd.readouterr().err
+    assert f"builds on {moved / 'detectors' / 'gone-00000000'}, which is not there" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,15 @@ def test_a_detector_may_be_moved_with_the_runs_it_builds_on(sppnet, detectors, t
     [
         (lambda run: (run / "config.yaml").unlink(), "no config.yaml in it"),
         (lambda run: (run / "COMPLETE").unlink(), "not complete"),
-        (lambda run: (run / "config.yaml").write_text("cell: {stage: transfer}"), "not of a detector"),
+        (
+            lambda run: (run / "config.yaml").write_text("run: {stage: transfer, key: x, label: x}"),
+            "not of a detector",
+        ),
+        (
+            lambda run: (run / "config.yaml").write_text("run: {stage: juggling, key: x, label: x}"),
+            "no stage",
+        ),
+        (lambda run: (run / "config.yaml").write_text("run: {a: b}"), "not a run of this version"),
     ],
 )
 def test_what_is_no_detector_is_told_in_one_line(sppnet, detectors, spoil, message, capfd):

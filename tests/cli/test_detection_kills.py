@@ -89,7 +89,7 @@ def under_way(runs: Path) -> Path:
 
 
 def stage_of(run: Path) -> str:
-    stage: str = yaml.safe_load((run / "config.yaml").read_text())["cell"]["stage"]
+    stage: str = yaml.safe_load((run / "config.yaml").read_text())["run"]["stage"]
     return stage
 
 

@@ -10,11 +10,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from scipy.io import savemat
 
-from sppnet.cli.conf import conf_dir
-from sppnet.cli.experiment import register
-from sppnet.cli.plan import Cell
-from sppnet.cli.planner import PlannedRun, Planner, built_on, resolved
 from sppnet.errors import ConfigError, DataError
+from sppnet.experiment.compose import plain_of, register
+from sppnet.experiment.contents import Contents
+from sppnet.experiment.installation import conf_dir
+from sppnet.experiment.layout import Cell
+from sppnet.experiment.plan import Planner, built_on
 
 FULL = ("experiment=table9", "detection=ftfc7_bb", "windows=spp_one", "preset=mini")
 
@@ -27,15 +28,12 @@ def composed(overrides: list[str] | tuple[str, ...]) -> DictConfig:
 
 def plan(*overrides: str) -> dict[str, set[str]]:
     """The directories of a cell and of all it builds on, by stage."""
-    cell = Planner(composed, repeats="seed").cell(Cell(list(overrides), "r", "c", 0), labels={}, group="")
+    planner = Planner(composed, "seed", Contents(Path()))
+    cell = planner.cell(Cell(list(overrides), "r", "c", 0), labels={})
     found: dict[str, set[str]] = {}
     for run in (cell, *built_on([cell])):
-        found.setdefault(stage_of(run), set()).add(run.directory.path.name)
+        found.setdefault(run.plan.stage, set()).add(run.directory.path.name)
     return found
-
-
-def stage_of(run: PlannedRun) -> str:
-    return str(run.place.get("stage", "evaluation"))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,7 @@ SWITCHES: list[tuple[list[str], set[str]]] = [
     (["+proposals@test_proposals=edge_boxes"], {"proposals", *CELL}),
     (["target.num_images=20"], ALL_BUT_NETWORK),
     (["windows.mapping=release"], {"finetuning", "machines", "regressors", *CELL}),
-    (["timing.num_images=7"], CELL),
+    (["timing.num_images=7", "view.size=96", "preset=mini", "split=3", "data.test_per_class=7"], set()),
     (["data_loading.max_pixels=1000000", "trainer.threads=2", "logger=none", "jobs=1"], set()),
 ]
 
@@ -158,7 +156,7 @@ RELEASE = {
 @pytest.mark.parametrize("experiment", ["table9", "edge_boxes"])
 def test_the_release_differs_from_the_paper_where_it_is_said_to(experiment: str):
     paper, release = (
-        leaves(resolved(composed([f"experiment={experiment}", "windows=spp_five", f"protocol={name}"])))
+        leaves(plain_of(composed([f"experiment={experiment}", "windows=spp_five", f"protocol={name}"])))
         for name in ("paper", "release")
     )
     differing = {key: value for key, value in release.items() if paper[key] != value}
@@ -186,7 +184,7 @@ REFUSED = [
     (["pyramid=none"], "pyramid=none cannot pool windows"),
     (["detection=ftfc7", "trained=false"], "are not fine-tuned from small rates"),
     (["mining.evict_below=-1"], "mining.evict_below=-1.0 must be below mining.hard_above=-1.0001"),
-    (["finetuning.drop_at=[0.5,0.2]"], "finetuning.drop_at=[0.5, 0.2]: must rise"),
+    (["finetuning.drop_at=[0.5,0.2]"], "finetuning.drop_at=[0.5, 0.2]: must be fractions that rise"),
     (["finetuning.positive_share=0.001"], "is not one window"),
     (["finetuning.trains=all"], "does not go with windows of spp"),
     ([*RCNN, "finetuning.random_scale=true"], "R-CNN's windows have one size"),

@@ -29,7 +29,7 @@ def completed(runs: Path) -> dict[Path, int]:
 def stages(paths: Any) -> dict[str, int]:
     """How many runs there are of every stage."""
     configs = [yaml.safe_load((path / "config.yaml").read_text()) for path in paths]
-    return dict(Counter(config["cell"]["stage"] for config in configs))
+    return dict(Counter(config["run"]["stage"] for config in configs))
 
 
 def metrics(run: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ MISTAKES = [
     (["pyramid=none", "train_sizes=buckets"], "train_sizes=single"),
     (["train_sizes=buckets", "pyramid.pooling=sliding"], "use pyramid.pooling=bins"),
     (["pyramid.pooling=slding"], "pyramid.pooling=slding: must be bins or sliding"),
-    (["schedule.fractions=[0.9,0.1]"], "must rise"),
+    (["schedule.fractions=[0.9,0.1]"], "must be fractions that rise"),
     (["image.short_side=2000000000"], "must be from 1 to 4000 pixels"),
     (["data=folder", "data.root=null"], "data.root is missing"),
     (["seed=0.5"], "seed: Value '0.5' of type 'float' could not be converted"),

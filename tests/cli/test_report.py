@@ -19,7 +19,7 @@ def _make_table(directory: Path, group: str = "ab12cd34", name: str = "table2") 
     write_json(
         directory / f"table-{group}.json",
         {
-            "format": 1,
+            "format": 2,
             "table": name,
             "title": f"{name}: errors",
             "group": group,
@@ -27,26 +27,33 @@ def _make_table(directory: Path, group: str = "ab12cd34", name: str = "table2") 
             "data": "shapes",
             "reduced": ["few images"],
             "command": f"sppnet experiment={name} preset=mini",
-            "commit": None,
             "rows": [{"id": "no_spp", "label": "(a) no SPP"}],
             "columns": [{"id": "zf5", "label": "ZF-5"}, {"id": "overfeat7", "label": "Overfeat-7"}],
             "seeds": [0],
+            "cells": [
+                {"row": "no_spp", "column": "zf5", "repeat": 0, "run": "done"},
+                {"row": "no_spp", "column": "overfeat7", "repeat": 0, "run": "failed"},
+            ],
             "metrics": [{**top1, "lower_is_better": True}],
             "paper": {},
             "claims": [],
         },
     )
     done, failed = directory / "done", directory / "failed"
-    cell = {"group": group, "row": "no_spp", "seed": 0, "pid": 1, "host": socket.gethostname()}
-    write_json(
-        done / "status.json", cell | {"column": "zf5", "state": "complete", "seconds": 12.34, "error": None}
-    )
+    cell = {"stage": "evaluation", "pid": 1, "host": socket.gethostname()}
+    write_json(done / "status.json", cell | {"state": "complete", "seconds": 12.34, "error": None})
+    take = {
+        "commit": "abc1234",
+        "software": {"python": "3.11.7", "torch": "2.11.0"},
+        "machine": "a processor",
+    }
+    write_json(done / "provenance.json", {"takes": [take], "code": {}, "below": {}})
     write_json(done / "metrics.json", {"test/top1_error": 0.25})
     write_marker(done / "COMPLETE", {"metrics.json": done / "metrics.json"})
     error = "OutOfMemory:\n48 GB"
     write_json(
         failed / "status.json",
-        cell | {"column": "overfeat7", "state": "failed", "seconds": 3, "error": error},
+        cell | {"state": "failed", "seconds": 3, "error": error},
     )
     return directory
 
@@ -132,7 +139,9 @@ def test_publishing_writes_beside_the_table_and_prints_where(runs, capsys):
         "runs/published/table2-mini.json",
     ]
     published = json.loads((runs / "published" / "table2-mini.json").read_text())
-    assert {"python", "torch", "numpy", "machine", "commit", "published"} <= set(published["environment"])
+    assert {"python", "torch", "machine", "commit", "published"} <= set(published["environment"])
+    assert published["environment"]["commit"] == "abc1234"
+    assert published["cells"][0]["metrics"]["test/top1_error"]["values"] == {"0": 25.0}
     # runs/published holds no table-*.json: it is not taken for a table.
     report.main(["--format", "json"])
     assert len(json.loads(capsys.readouterr().out)) == 1

@@ -58,7 +58,7 @@ def shards(runs: Path) -> dict[str, int]:
 
 
 def cells(runs: Path, table: str) -> dict[str, dict[str, Any]]:
-    """Metrics of every cell, by row-column-seed; without what depends on the clock."""
+    """Metrics of every cell, by row-column-repeat; without what depends on the clock."""
     return {
         path.parent.name.rpartition("-")[0]: {
             key: value for key, value in json.loads(path.read_text()).items() if not key.endswith("seconds")
@@ -106,8 +106,8 @@ def test_another_short_side_is_another_extraction_by_the_same_network(sppnet, sw
 
 def test_a_split_chooses_among_the_same_images_and_a_level_is_a_part_of_the_pool(swept: Path):
     found = cells(swept, "table7")
-    channels = found["pool-spp_crop-seed0"]["transfer/num_features"] / (36 + 9 + 4 + 1)
-    assert found["pool6-spp_crop-seed0"]["transfer/num_features"] == 36 * channels
+    channels = found["pool-spp_crop-split0"]["transfer/num_features"] / (36 + 9 + 4 + 1)
+    assert found["pool6-spp_crop-split0"]["transfer/num_features"] == 36 * channels
     for cell in found.values():
         assert cell["test/num_images"] == 10 * 3
         assert cell["transfer/num_training_images"] == 10 * 5
@@ -153,12 +153,12 @@ def test_a_cells_score_is_that_of_plain_pytorch_and_liblinear(swept: Path, shape
     rows = (vectors / vectors.norm(dim=1, keepdim=True)).numpy()
     split = draw_split(target, per_class=5, test_per_class=3, val_fraction=0.33, split=1)
     train, labels = torch.cat([split.train, split.val]), target.presence.argmax(dim=1).numpy()
-    cell = cells(swept, "table7")["pool-spp_crop-seed1"]
+    cell = cells(swept, "table7")["pool-spp_crop-split1"]
     machine = LinearSVC(C=cell["svm_c"], dual=True, tol=1e-9, max_iter=100_000, random_state=0)
     machine.fit(rows[train], labels[train])
     is_right = machine.predict(rows[split.test]) == labels[split.test]
     assert cell["test/score"] == pytest.approx(is_right.mean())
-    (file,) = swept.glob("table7/pool-spp_crop-seed1-*/svm.safetensors")
+    (file,) = swept.glob("table7/pool-spp_crop-split1-*/svm.safetensors")
     ours = load_file(file)
     assert np.abs(ours["coef"].numpy() - machine.coef_).max() < 1e-3 * np.abs(machine.coef_).max()
     assert np.abs(ours["intercept"].numpy() - machine.intercept_).max() < 1e-3

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sppnet.artifacts import write_json, write_marker
+from sppnet.artifacts import read_json, write_json, write_marker
 
 TOP1 = {
     "key": "test/top1_error",
@@ -14,6 +14,14 @@ TOP1 = {
     "label": "top-1 error (%)",
     "unit": "percent",
     "lower_is_better": True,
+}
+TAKE = {
+    "commit": "abc1234",
+    "is_dirty": False,
+    "software": {"python": "3.11.7", "torch": "2.11.0"},
+    "machine": "a processor, 2 cores",
+    "device": "cpu",
+    "precision": "32-true",
 }
 TOP5 = {**TOP1, "key": "test/top5_error", "id": "top5", "label": "top-5 error (%)"}
 
@@ -28,7 +36,7 @@ class Sweep:
         rows = changes.pop("rows", {"no_spp": "(a) no SPP", "spp_single": "(b) SPP"})
         columns = changes.pop("columns", {"zf5": "ZF-5", "overfeat7": "Overfeat-7"})
         description = {
-            "format": 1,
+            "format": 2,
             "table": "table2",
             "title": "Table 2: error rates",
             "group": group,
@@ -36,7 +44,6 @@ class Sweep:
             "data": "shapes (generated)",
             "reduced": ["width 1/8 of the paper's filters"],
             "command": "sppnet experiment=table2 preset=mini",
-            "commit": "abc1234",
             "rows": [{"id": name, "label": label} for name, label in rows.items()],
             "columns": [{"id": name, "label": label} for name, label in columns.items()],
             "seeds": [0],
@@ -46,7 +53,8 @@ class Sweep:
             **changes,
         }
         file = self.directory / f"table-{group}.json"
-        write_json(file, description)
+        known = read_json(file)["cells"] if file.exists() else []
+        write_json(file, {"cells": known, **description})
         return file
 
     def run(
@@ -72,10 +80,19 @@ class Sweep:
     ) -> Path:
         """Leave a run without its marker."""
         directory = self.directory / f"{row}-{column}-{seed}-{group}"
-        said = {"group": group, "row": row, "column": column, "seed": seed, "state": state}
-        said |= {"seconds": 10.5, "error": None, "pid": 1, "host": socket.gethostname()}
+        said = {"state": state, "seconds": 10.5, "error": None, "pid": 1, "host": socket.gethostname()}
         write_json(directory / "status.json", said | status)
+        write_json(directory / "provenance.json", {"takes": [TAKE], "code": {}, "below": {}})
+        self.list(row, column, seed, directory.name, group=group)
         return directory
+
+    def list(self, row: str, column: str, repeat: int, run: str, *, group: str = "ab12cd34") -> None:
+        """Say in the table's file which run is a cell, if there is such a table."""
+        file = self.directory / f"table-{group}.json"
+        if file.exists():
+            table = read_json(file)
+            cell = {"row": row, "column": column, "repeat": repeat, "run": run}
+            write_json(file, {**table, "cells": [*table["cells"], cell]})
 
 
 @pytest.fixture

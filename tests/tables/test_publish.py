@@ -7,8 +7,6 @@ from sppnet.errors import ConfigError
 from sppnet.tables import publish, read_table
 from sppnet.tables.escape import without_machine_paths
 
-ENVIRONMENT = {"torch": "2.11.0", "machine": "a processor, 2 cores"}
-
 
 def test_a_published_table_says_what_made_it(sweep, tmp_path):
     sweep.describe(
@@ -19,9 +17,7 @@ def test_a_published_table_says_what_made_it(sweep, tmp_path):
     sweep.run("spp_single", "zf5", 0.35)
     (sweep.directory / "half" / "x").mkdir(parents=True)
     (sweep.directory / "half" / "status.json").write_text("{")  # its note names a path
-    files = publish(
-        read_table(sweep.directory), tmp_path / "published", name="t2-mini", environment=ENVIRONMENT
-    )
+    files = publish(read_table(sweep.directory), tmp_path / "published", name="t2-mini")
     assert [file.name for file in files] == ["t2-mini.md", "t2-mini.json"]
     document, data = (file.read_text() for file in files)
     for text in (document, data):
@@ -40,7 +36,7 @@ def test_a_published_table_says_what_made_it(sweep, tmp_path):
 def test_a_name_that_is_no_file_name_is_refused(sweep, tmp_path, name):
     sweep.describe()
     with pytest.raises(ConfigError, match="--publish"):
-        publish(read_table(sweep.directory), tmp_path / "published", name=name, environment={})
+        publish(read_table(sweep.directory), tmp_path / "published", name=name)
     assert not (tmp_path / "published").exists()
 
 

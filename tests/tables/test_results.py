@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.artifacts import write_json, write_text
+from sppnet.artifacts import read_json, write_json, write_text
 from sppnet.errors import ArtifactError, ConfigError, DataError
-from sppnet.tables import read_table, table_directories
+from sppnet.tables import read_table, table_directories, to_markdown
 
 HEADLINE = "test/top1_error"
 
@@ -149,35 +149,52 @@ def test_a_flipped_digit_of_equal_length_is_damage_too(sweep):
 def test_a_status_file_that_cannot_be_read_costs_only_its_own_cell(sweep):
     sweep.describe()
     sweep.run("no_spp", "zf5", 0.3)
-    for name, content in [("half", '{"group": "ab12'), ("no-cell", "{}"), ("list", "[]")]:
+    for number, (name, content) in enumerate([("half", '{"state": "ru'), ("no-cell", "{}"), ("list", "[]")]):
         write_text(sweep.directory / name / "status.json", content)
+        sweep.list("spp_single", "zf5", number, name)
     table = read_table(sweep.directory)
     assert table.cells["no_spp", "zf5"].status == "complete"
     assert len(table.notes) == 3
 
 
-def test_runs_of_another_group_or_of_no_cell_stay_out(sweep):
-    sweep.describe()
+def test_a_run_that_no_cell_of_the_table_is_stays_out(sweep):
+    sweep.describe(group="ffffffff")
     sweep.run("no_spp", "zf5", 0.3, group="ffffffff")
-    sweep.run("no_spp", "zf5", 0.3, seed=7)
-    table = read_table(sweep.directory)
-    assert table.cells["no_spp", "zf5"].status == "missing"
-    assert "no cell ('no_spp', 'zf5', 7)" in table.notes[0]
-
-
-def test_of_two_runs_of_one_cell_the_complete_one_counts(sweep):
     sweep.describe()
-    sweep.run("no_spp", "zf5", 0.3)
-    sweep.stopped("no_spp", "zf5", "failed").rename(sweep.directory / "renamed")
-    write_json(sweep.directory / "a-copy" / "status.json", {"group": "ab12cd34"} | _place("no_spp", "zf5"))
-    sweep.run("no_spp", "zf5", 0.3)
+    sweep.run("no_spp", "zf5", 0.3, seed=7)
+    table = read_table(sweep.directory, "ab12cd34")
+    assert table.cells["no_spp", "zf5"].status == "missing"
+
+
+def test_one_run_may_be_a_cell_of_two_tables(sweep):
+    sweep.describe(group="00000000")
+    run = sweep.run("no_spp", "zf5", 0.3, group="00000000")
+    sweep.describe()
+    sweep.list("no_spp", "zf5", 0, run.name)
+    for group in ("00000000", "ab12cd34"):
+        assert read_table(sweep.directory, group).cells["no_spp", "zf5"].measured[HEADLINE].ours == 30.0
+
+
+def test_every_seeds_value_is_kept(sweep):
+    sweep.describe(seeds=[3, 5])
+    for seed, error in ((3, 0.30), (5, 0.285)):
+        sweep.run("no_spp", "zf5", error, seed=seed)
+    assert _cell(sweep).measured[HEADLINE].values == {3: 30.0, 5: 28.5}
+
+
+def test_a_number_of_code_that_has_changed_since_is_marked(sweep):
+    sweep.describe()
+    fresh, stale = sweep.run("no_spp", "zf5", 0.3), sweep.run("spp_single", "zf5", 0.2)
+    of_code = read_json(stale / "provenance.json") | {"code": {"sppnet.ops.pyramid": "0" * 64}}
+    write_json(stale / "provenance.json", of_code)
     table = read_table(sweep.directory)
-    assert table.cells["no_spp", "zf5"].status == "complete"
-    assert any("is the same cell" in note for note in table.notes)
-
-
-def _place(row, column):
-    return {"row": row, "column": column, "seed": 0, "state": "failed", "seconds": 1.0, "error": "x"}
+    assert not table.cells["no_spp", "zf5"].is_stale
+    assert table.cells["spp_single", "zf5"].is_stale
+    (note,) = table.notes
+    assert stale.name in note
+    assert fresh.name not in note
+    assert "sppnet.ops.pyramid has changed" in note
+    assert "20.00 †" in to_markdown(table)
 
 
 def test_the_newest_group_is_read_and_the_others_are_named(sweep):
@@ -210,7 +227,7 @@ def test_a_directory_without_a_table_says_what_is_missing(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": 2},
+        {"format": 1},
         {"rows": {}},
         {"metrics": []},
         {"seeds": ["first"]},

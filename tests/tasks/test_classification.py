@@ -100,5 +100,5 @@ def test_plateaus_are_watched_on_held_out_training_images(sppnet, tmp_path: Path
 def test_a_torchvision_trunk_trains_with_its_own_preprocessing(sppnet, tmp_path: Path, tiny, backbone: str):
     overrides = (f"backbone={backbone}", "training.epochs=1", "pyramid.levels=[2,1]")
     assert sppnet(*tiny, *overrides) == 0
-    config = next((tmp_path / "runs" / "single").glob("*/config.yaml")).read_text()
+    config = next((tmp_path / "runs" / "networks").glob("*/config.yaml")).read_text()
     assert "InputNorm.of_trunk" in config

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sppnet.cli.plan import Cell, cells, column_ids, lay_out, row_ids, skipped_places
 from sppnet.errors import ConfigError
+from sppnet.experiment.layout import Cell, cells, column_ids, lay_out, row_ids, skipped_places
 
 TABLE2 = {
     "axes": {"setting": ["no_spp", "spp_single"], "backbone": ["zf5", "overfeat7"]},
@@ -16,7 +16,9 @@ FREE = {"axes": {}, "rows": None, "columns": None, "repeats": "seed", "skip": []
 
 
 def places(table, *arguments: str) -> list[tuple[str, str, int]]:
-    return [(cell.row, cell.column, cell.seed) for cell in cells(lay_out(table, arguments), default_seed=7)]
+    return [
+        (cell.row, cell.column, cell.repeat) for cell in cells(lay_out(table, arguments), default_repeat=7)
+    ]
 
 
 def test_a_tables_axes_make_its_cells():
@@ -30,7 +32,7 @@ def test_a_tables_axes_make_its_cells():
 
 def test_the_command_line_narrows_an_axis_and_the_table_keeps_its_shape():
     layout = lay_out(TABLE2, ["backbone=zf5", "preset=mini"])
-    assert [(cell.row, cell.column) for cell in cells(layout, default_seed=0)] == [
+    assert [(cell.row, cell.column) for cell in cells(layout, default_repeat=0)] == [
         ("no_spp", "zf5"),
         ("spp_single", "zf5"),
     ]
@@ -41,9 +43,9 @@ def test_the_command_line_narrows_an_axis_and_the_table_keeps_its_shape():
 
 def test_seeds_multiply_cells_but_not_rows_or_columns():
     layout = lay_out(TABLE2, ["seed=0,1,2"])
-    assert len(cells(layout, default_seed=0)) == 12
+    assert len(cells(layout, default_repeat=0)) == 12
     assert row_ids(layout) == ["no_spp", "spp_single"]
-    assert {cell.seed for cell in cells(layout, default_seed=0)} == {0, 1, 2}
+    assert {cell.repeat for cell in cells(layout, default_repeat=0)} == {0, 1, 2}
 
 
 def test_an_axis_of_ones_own_is_named_where_its_values_do_not_speak_for_themselves():
@@ -57,8 +59,8 @@ def test_an_axis_of_ones_own_is_named_where_its_values_do_not_speak_for_themselv
 
 
 def test_a_single_configuration_is_a_table_of_one_cell():
-    assert cells(lay_out(FREE, ["backbone=zf5"]), default_seed=0) == [
-        Cell(overrides=["backbone=zf5"], row="run", column="result", seed=0)
+    assert cells(lay_out(FREE, ["backbone=zf5"]), default_repeat=0) == [
+        Cell(overrides=["backbone=zf5"], row="run", column="result", repeat=0)
     ]
 
 
@@ -69,7 +71,7 @@ def test_three_axes_make_rows_of_two():
 def test_a_table_may_lack_cells_and_repeat_over_another_axis_than_the_seed():
     table = {**TABLE2, "repeats": "split", "skip": [{"setting": ["no_spp"], "backbone": ["overfeat7", "x"]}]}
     layout = lay_out(table, ["split=3,4"])
-    assert [(cell.row, cell.column, cell.seed) for cell in cells(layout, default_seed=0)] == [
+    assert [(cell.row, cell.column, cell.repeat) for cell in cells(layout, default_repeat=0)] == [
         (row, column, split)
         for row, column in [("no_spp", "zf5"), ("spp_single", "zf5"), ("spp_single", "overfeat7")]
         for split in (3, 4)

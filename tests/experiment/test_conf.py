@@ -1,7 +1,9 @@
 """Every configuration composes, binds to its classes, and says what it means."""
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +11,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from sppnet.cli import plan
-from sppnet.cli.conf import conf_dir
-from sppnet.cli.plan import column_ids, lay_out, row_ids
-from sppnet.cli.schema import register_schema
-from sppnet.cli.validate import validate
-from sppnet.run.directory import identity_key
+from sppnet.experiment import layout
+from sppnet.experiment.checks import check
+from sppnet.experiment.contents import Contents
+from sppnet.experiment.installation import conf_dir
+from sppnet.experiment.layout import Cell, column_ids, lay_out, row_ids
+from sppnet.experiment.plan import Planner, built_on
+from sppnet.experiment.reading import read_conf
+from sppnet.experiment.schema import register_schema
 
 EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
 # A table for real weights names its preset itself; every other is run in these.
@@ -33,11 +37,13 @@ MADE_FOR = {"layer=random_pool_squeezenet": "backbone=squeezenet1_1_imagenet"}
 def composed(*overrides: str) -> DictConfig:
     register_schema()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", overrides=[*GIVEN, *overrides])
+        return compose("config", overrides=[*GIVEN, *overrides], return_hydra_config=True)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    container = OmegaConf.to_container(config, resolve=True)
+    container = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
+    )
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
@@ -49,8 +55,8 @@ def cells(experiment: str, preset: str) -> Iterator[tuple[list[str], DictConfig]
         given.append(f"preset={preset}")
     table = plain(composed(f"experiment={experiment}", *given))["table"]
     repeats = table["axes"].get(table["repeats"], [])
-    layout = lay_out(table, [f"{table['repeats']}={value}" for value in repeats[:1]])
-    for cell in plan.cells(layout, default_seed=0):
+    laid = lay_out(table, [f"{table['repeats']}={value}" for value in repeats[:1]])
+    for cell in layout.cells(laid, default_repeat=0):
         yield cell.overrides, composed(f"experiment={experiment}", *given, *cell.overrides)
 
 
@@ -68,25 +74,31 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_all_cells_of_a_table_are_valid_and_differ(experiment: str, preset: str):
-    configs = [plain(config) for _, config in cells(experiment, preset)]
-    for config in configs:
-        validate(config)
-    assert len(configs) > 1
-    assert len({identity_key(config) for config in configs}) == len(configs)
+    found = list(cells(experiment, preset))
+    for _, config in found:
+        check(read_conf(plain(config)))
+    assert len(found) > 1
+    planner = Planner(
+        lambda overrides: composed(f"experiment={experiment}", *overrides), "seed", Contents(Path())
+    )
+    given = [] if experiment in OWN_PRESET else [f"preset={preset}"]
+    planned = [
+        planner.cell(Cell(["data.val_fraction=0.1", *given, *choice], "r", "c", 0), labels={})
+        for choice, _ in found
+    ]
+    assert len({cell.plan.key for cell in planned}) == len(found)
 
 
 @pytest.mark.parametrize("experiment", ["table7", "table7_squeezenet", "table8", "warp", "lowshot"])
 def test_ten_random_splits_are_ten_runs_with_one_network_and_one_extraction(experiment: str):
-    configs = [plain(composed(f"experiment={experiment}", f"split={split}")) for split in (0, 1)]
-    keys = {
-        stage: {identity_key({**config, "cell": {**config["cell"], "stage": stage}}) for config in configs}
-        for stage in ("transfer", "features", "network")
-    }
-    assert {stage: len(found) for stage, found in keys.items()} == {
-        "transfer": 2,
-        "features": 1,
-        "network": 1,
-    }
+    planner = Planner(
+        lambda overrides: composed(f"experiment={experiment}", *overrides), "split", Contents(Path())
+    )
+    given = ["setting=best_of_caltech101"] if experiment == "table8" else []
+    planned = [planner.cell(Cell([*given, f"split={split}"], "r", "c", split), labels={}) for split in (0, 1)]
+    network = "network" if "squeezenet" not in experiment else "untrained"
+    counts = Counter(run.plan.stage for run in [*built_on(planned), *planned])
+    assert counts == {"transfer": 2, "features": 1, network: 1}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -147,7 +159,7 @@ def test_every_option_binds_to_the_classes_it_names_and_no_class_has_a_value_of_
         if not target["_target_"].startswith("sppnet."):
             continue
         signature = inspect.signature(constructor)
-        given = {key for key in target if not key.startswith("_")}
+        given = {key for key in target if not key.startswith("_") and key != "facts"}  # see making.py
         expected = set(signature.parameters)
         assert given <= expected, f"{target['_target_']} takes no {given - expected}"
         assert expected - given <= GIVEN_LATER, f"{target['_target_']} lacks {expected - given}"
