@@ -112,16 +112,22 @@ def _settings(identity: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _changed_data(path: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[str]:
-    """Say what files and folders are not what they were."""
+    """Say what files and folders are not what they were, or not where they were."""
     from sppnet.experiment.contents import Contents
     from sppnet.experiment.reading import leaves
 
     given = {key: value for key, value in config.items() if key not in ("run", "identity")}
     now = dict(leaves(Contents(Path(config["paths"]["cache"])).named(given)))
     was = identity["settings"]
-    for key in was:
-        if key in now and now[key] != was[key]:
-            yield f"{key}: was {was[key]}, is {now[key]} now (a new run of the same command is another run)"
+    for key, place in leaves(given):
+        before, after = (one.get(f"{key}.sha256", one.get(key)) for one in (was, now))
+        # What the key has something else for than the configuration was named by its content.
+        if before not in (None, place) and before != after:
+            exist = all(
+                Path(one).expanduser().exists() for one in (place if isinstance(place, list) else [place])
+            )
+            holds = "holds something else now (the same command makes another run)"
+            yield f"{key}: {place} {holds if exist else 'is not there any more'}"
 
 
 def _changed_software(provenance: Provenance | None) -> Iterator[str]:

@@ -77,11 +77,10 @@ def narrowed(plain: Mapping[str, Any], reads: Iterable[str]) -> dict[str, Any]:
     reads = list(reads)
     left_out = {name[1:] for name in reads if name.startswith("-")}
     for name in [*(name for name in reads if not name.startswith("-")), *_easing(Conf, "")]:
-        value, node = plain, kept
         *parents, leaf = name.split(".")
-        for parent in parents:
-            value, node = value[parent], node.setdefault(parent, {})
+        value: Any = functools.reduce(lambda part, key: (part or {}).get(key), parents, plain)
         if isinstance(value, Mapping) and leaf in value:
+            node = functools.reduce(lambda part, key: part.setdefault(key, {}), parents, kept)
             node.setdefault(leaf, _without(value[leaf], name, left_out))
     return kept
 
