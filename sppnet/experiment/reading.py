@@ -78,9 +78,13 @@ def narrowed(plain: Mapping[str, Any], reads: Iterable[str]) -> dict[str, Any]:
     left_out = {name[1:] for name in reads if name.startswith("-")}
     for name in [*(name for name in reads if not name.startswith("-")), *_easing(Conf, "")]:
         *parents, leaf = name.split(".")
-        value: Any = functools.reduce(lambda part, key: (part or {}).get(key), parents, plain)
-        if isinstance(value, Mapping) and leaf in value:
-            node = functools.reduce(lambda part, key: part.setdefault(key, {}), parents, kept)
+        value: Any = plain
+        for parent in parents:
+            value = value[parent] or {}
+        if leaf in value:
+            node = kept
+            for parent in parents:
+                node = node.setdefault(parent, {})
             node.setdefault(leaf, _without(value[leaf], name, left_out))
     return kept
 

@@ -62,6 +62,15 @@ MISTAKES = [
     (["experiment=table2", "pyramid=bins30"], "pyramid is what setting=no_spp chooses"),
     (["experiment=table2", "train_sizes=single,multi"], "train_sizes is what setting="),
     (["backbone=zf5,zf5"], "have the same configuration"),
+    (["finetuning.momentum=2"], "finetuning.momentum=2.0: must be at least 0 and below 1"),
+    (["finetuning.weight_decay=-1"], "finetuning.weight_decay=-1.0: must be 0 or more"),
+    (["finetuning.bias_rate=-1"], "finetuning.bias_rate=-1.0: must be 0 or more"),
+    (["finetuning.fc8_rate=-1"], "finetuning.fc8_rate=-1.0: must be 0 or more"),
+    (["finetuning.chunk_gb=-1"], "finetuning.chunk_gb=-1.0: must be a positive number"),
+    (["training.learning_rate=nan"], "training.learning_rate=nan: must be a positive number"),
+    (["training.weight_decay=nan"], "training.weight_decay=nan: must be 0 or more"),
+    (["trainer.devices=2"], "trainer.devices=2: must be 1"),
+    (["stale=always"], "stale=always: must be keep or rerun"),
 ]
 
 
