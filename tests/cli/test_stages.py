@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 
-from sppnet.artifacts import read_json, write_json
+from sppnet.artifacts import read_json
 from sppnet.errors import ConfigError
 from sppnet.experiment.execution import run_in
 from sppnet.experiment.stages import STAGES, Need, Stage
 from sppnet.experiment.take import Outcome, Take
 
-ONE = ("backbone=zf5", "training.epochs=1")
+ONE = ("backbone=zf5", "training.epochs=1", "jobs=1")
 
 
 def count_images(take: Take) -> Outcome:
@@ -56,9 +56,8 @@ def test_threads_and_randomness_of_a_stage_do_not_reach_the_next(detectors: Path
     seen = {}
     try:
         for stage in ("proposals", "machines", "regressors", "detection", "finetuning"):
-            run = next(
-                p.parent for p in detectors.glob("*/*/config.yaml") if f"stage: {stage}\n" in p.read_text()
-            )
+            configs = detectors.glob("*/*/config.yaml")
+            run = next(file.parent for file in configs if f"stage: {stage}\n" in file.read_text())
 
             def look(take: Take, stage: str = stage) -> Outcome:
                 seen[stage] = torch.get_num_threads()
@@ -112,10 +111,10 @@ def test_a_finished_run_of_other_code_is_used_marked_and_made_again_when_asked(
     assert sppnet(*tiny, *ONE) == 0
     printed = capfd.readouterr().out
     assert "1 of 1 cells are complete" in printed
-    assert (
-        f"† 1 of the runs are of code that has changed since ({cell.name}: networks/{network.name}"
-        in " ".join(printed.split())
+    said = (
+        f"† 1 of the runs are of code that has changed since ({cell.name}: networks/{network.name} is stale"
     )
+    assert said in " ".join(printed.split())
     assert sppnet("status", "runs/single") == 0
     assert "stale: sppnet.models.backbones has changed" in capfd.readouterr().out
     assert sppnet("why", str(network)) == 0
@@ -126,9 +125,8 @@ def test_a_finished_run_of_other_code_is_used_marked_and_made_again_when_asked(
 
     weights = (network / "model.safetensors").read_bytes()
     assert sppnet(*tiny, *ONE, "stale=rerun") == 0
-    assert all(
-        (run / "COMPLETE").stat().st_mtime_ns > mark for run, mark in zip((network, cell), marks, strict=True)
-    )
+    assert (network / "COMPLETE").stat().st_mtime_ns > marks[0]
+    assert (cell / "COMPLETE").stat().st_mtime_ns > marks[1]
     assert (network / "model.safetensors").read_bytes() == weights
     capfd.readouterr()
     assert sppnet("why", str(cell)) == 0
@@ -207,24 +205,20 @@ def test_what_a_part_is_good_for_does_not_depend_on_what_its_class_is_called(min
     reader = (f"data.reader._target_={mine}.LmdbReader", "data=folder", folder)
     check_of(*reader, "schedule=plateau", "data.val_fraction=0")
     detection = ("detection=pool", "windows=spp_one")
-    own = [f"target={{_target_: {mine}.CocoTarget, name: mine, root: null}}"]
-    check_of(*detection, "target=none", *[value.replace("target=", "++target=") for value in own])
+    check_of(*detection, "target=none", f"++target={{_target_: {mine}.CocoTarget, name: mine, root: null}}")
     with pytest.raises(ConfigError, match="needs a target with boxes"):
         check_of(*detection, "target=none", f"++target={{_target_: {mine}.Plain, name: mine, root: null}}")
     with pytest.raises(ConfigError, match="data.val_fraction is 0"):
         check_of("data=caltech101", folder, "schedule=plateau", "data.val_fraction=0")
 
 
-def test_a_detector_is_trained_on_boxes_of_a_users_own_class(
-    sppnet, mine: str, tmp_path: Path, tiny_detection
-):
+def test_a_detector_learns_from_boxes_of_a_users_own_class(sppnet, mine: str, tmp_path: Path, tiny_detection):
     own = f"++target={{_target_: {mine}.CocoTarget, name: mine, root: {tmp_path}}}"
     given = [value for value in tiny_detection if not value.startswith("target.")]
     arguments = ("experiment=table9", "detection=pool", "windows=spp_one", "target=none", own, *given)
     assert sppnet(*arguments) == 0
     (cell,) = [path for path in (tmp_path / "runs" / "table9").iterdir() if path.is_dir()]
-    assert f"{mine}" in read_json(cell / "provenance.json")["code"]
-    write_json(cell / "seen.json", {})
+    assert mine in read_json(cell / "provenance.json")["code"]
 
 
 def test_the_wrong_folder_of_a_target_is_named_by_the_key_it_came_from(sppnet, capfd):
