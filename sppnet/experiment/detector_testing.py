@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sppnet.artifacts import write_atomic
 from sppnet.errors import DataError
 from sppnet.experiment.detection_inputs import annotated, frozen_network, maps_of, proposed, windows_of
-from sppnet.experiment.detection_picture import SHEET, draw_sheet
 from sppnet.experiment.detector_training import MACHINES, REGRESSORS
 from sppnet.experiment.take import Outcome, Take
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # import torch
 _DETECTIONS: Final = "detections.safetensors"
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
 _RESULTS: Final = "results"
+_SHEET: Final = "detections.jpg"
+_SHEET_IMAGES, _SHEET_COLUMNS, _SHEET_SIDE = 20, 4, 400  # as many as Fig. 6 has in a column or two; pixels
+_SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
 
 
 def find(take: Take) -> Outcome:
@@ -178,8 +181,7 @@ def _judged(
         classes=classes,
         detections=found,
     )
-    max_pixels = take.conf.data_loading.max_pixels
-    draw_sheet(take.path / SHEET, images, found, classes=classes, max_pixels=max_pixels)
+    _draw_sheet(take, images, found, classes)
     of_class = average_precision(images, found, num_classes=len(classes))
     mean = mean_ap(of_class)
     if not mean.num_counted:
@@ -194,3 +196,25 @@ def _judged(
         "test/num_classes": mean.num_counted,
         "test/all_classes": mean.num_classes,
     }
+
+
+def _draw_sheet(
+    take: Take, images: "Sequence[DetectionImage]", found: "Sequence[Detections]", classes: Sequence[str]
+) -> None:
+    """Draw what was found in the first images and, in dashed lines, the objects that are there (Fig. 6)."""
+    from sppnet.data.images import read_image
+    from sppnet.figures.detections import contact_sheet, draw_detections
+    from sppnet.metrics.detection_ap import Truth
+
+    drawn = [
+        draw_detections(
+            read_image(image.image.path, upright=False, max_pixels=take.conf.data_loading.max_pixels),
+            detections,
+            classes,
+            show_above=_SHOW_ABOVE,
+            truth=Truth(*image.truth),
+        )
+        for image, detections in list(zip(images, found, strict=True))[:_SHEET_IMAGES]
+    ]
+    sheet = contact_sheet(drawn, columns=_SHEET_COLUMNS, side=_SHEET_SIDE)
+    write_atomic(take.path / _SHEET, lambda stream: sheet.save(stream, "JPEG", quality=90))
