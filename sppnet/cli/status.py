@@ -43,9 +43,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _lines_of_built_on(table: Table) -> Iterator[_Line]:
-    """Yield the same for what the cells stand on, each with its stage's folder."""
+    """Yield the same for what the cells stand on, each with its stage."""
     for run in table.built_on:
-        yield _line(run, run.directory.parent.name)
+        yield _line(run, run.stage)
 
 
 def _lines(table: Table) -> Iterator[_Line]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sppnet.artifacts import read_json, write_json
+from sppnet.artifacts import content_key, read_json, write_json
 from sppnet.errors import ArtifactError, ResourceError
 from sppnet.experiment.installation import code_version, machine, software
 from sppnet.experiment.reading import leaves, read_conf
@@ -133,8 +133,10 @@ def _begin_provenance(take: Take, code: Sequence[str], started: float) -> dict[s
     if any(take.path.glob("checkpoint-*")):  # otherwise nothing of them is left
         with contextlib.suppress(ArtifactError, KeyError, TypeError):
             takes = read_json(take.path / PROVENANCE)["takes"]
+    digests = code_of(code)
     this = {
         **code_version(),
+        "code": content_key(digests)[:16],
         "software": software(),
         "machine": machine(),
         "device": vars(take.conf.trainer).get("accelerator", "cpu"),
@@ -147,7 +149,7 @@ def _begin_provenance(take: Take, code: Sequence[str], started: float) -> dict[s
     provenance = {
         "key": take.plan.key,
         "takes": [*takes, this],
-        "code": code_of(code),
+        "code": digests,
         "below": take.plan.below,
     }
     write_json(take.path / PROVENANCE, provenance)

@@ -59,7 +59,7 @@ def code_version() -> dict[str, Any]:
     if (_ROOT / ".git").exists():
         try:
             version["commit"] = _git("rev-parse", "--short=12", "HEAD")
-            version["is_dirty"] = bool(_git("status", "--porcelain"))
+            version["is_dirty"] = bool(_git("status", "--porcelain", "--", "sppnet", "hydra_plugins", "conf"))
         except (OSError, subprocess.SubprocessError):
             pass  # no git here, or none that reads this checkout
     return version

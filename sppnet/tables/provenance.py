@@ -67,6 +67,8 @@ def _changes(directory: Path, known: dict[Path, tuple[str, ...]]) -> tuple[str, 
     provenance = read_provenance(directory)
     if provenance is not None:
         own = tuple(f"{name} has changed" for name in changed_since(provenance.code))
+        if len({take.get("code") for take in provenance.takes}) > 1:
+            own += ("it was resumed with other code than it began with",)
         below = tuple(
             f"{place} is stale"
             for place in dict.fromkeys(name for names in provenance.below.values() for name in names)

@@ -114,6 +114,7 @@ class Run:
         row: Id of its row, of a table's cell.
         column: Id of its column.
         repeat: Its seed, or split.
+        stage: What it does.
         state: What is on disk, not what the run last said of itself.
         seconds: Time it took, as far as it got.
         error: One line on what went wrong.
@@ -128,6 +129,7 @@ class Run:
     row: str
     column: str
     repeat: int
+    stage: str
     state: RunState
     seconds: float | None
     error: str | None

@@ -94,6 +94,7 @@ def read_run(directory: Path, row: str = "", column: str = "", repeat: int = 0) 
         row=row,
         column=column,
         repeat=repeat,
+        stage=clean(str(status.get("stage", ""))),
         state=state,
         seconds=float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
         error=error_line,
