@@ -14,8 +14,8 @@ from sppnet.cli.stage import Outcome, Stage
 from sppnet.errors import DataError
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
     from sppnet.data.voc2007 import AnnotatedImages
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.metrics.detection_ap import Detections
     from sppnet.tasks.detection import DetectorParts
 

@@ -11,8 +11,8 @@ from sppnet.cli.stage import Stage
 from sppnet.cli.trained import load_network
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
     from sppnet.data.voc2007 import AnnotatedImages
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.features.conv_maps import ConvMaps
     from sppnet.features.window_source import WindowSource
     from sppnet.models.sppnet import SppNet
@@ -60,8 +60,8 @@ def annotated(stage: Stage, image_set: str) -> "AnnotatedImages":
 
 def proposed(stage: Stage, images: "AnnotatedImages", image_set: str) -> "list[DetectionImage]":
     """Add the proposals: computed by a run before this one, or read from files."""
-    from sppnet.data.detection_images import DetectionImage
     from sppnet.data.proposals import proposals_of
+    from sppnet.data.window_labels import DetectionImage
 
     config = stage.config
     chosen = config.test_proposals if image_set == "test" and config.test_proposals else config.proposals
@@ -77,8 +77,8 @@ def proposed(stage: Stage, images: "AnnotatedImages", image_set: str) -> "list[D
 
 def maps_of(stage: Stage, net: "SppNet", paths: Sequence[Path], *, is_mirrored: bool = False) -> "ConvMaps":
     """The maps of some images, kept on disk or not as the configuration says."""
-    from sppnet.features.cache import FeatureCache
     from sppnet.features.conv_maps import ConvMaps
+    from sppnet.store.feature_cache import FeatureCache
 
     keep = stage.settings["data_loading"]["keep_maps"]
     return ConvMaps(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sppnet.artifacts import write_atomic
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.metrics.detection_ap import Detections
 
 SHEET: Final = "detections.jpg"

@@ -20,7 +20,7 @@ from sppnet.cli.stage import Outcome, Stage
 from sppnet.cli.trained import save_network
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.features.window_source import WindowSource
 
 MACHINES: Final = "svm.safetensors"

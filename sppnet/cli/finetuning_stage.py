@@ -12,7 +12,7 @@ from sppnet.cli.stage import Stage
 from sppnet.run.directory import identity_key
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.features.window_batches import WindowDataModule
     from sppnet.models.sppnet import SppNet
 
@@ -81,8 +81,8 @@ def _with_new_output(stage: Stage, pretrained: "SppNet", *, num_outputs: int) ->
     """The same network with another last layer: "the fc8 layer is initialised with N(0, 0.01^2)" (§4.1)."""
     import torch
 
+    from sppnet.artifacts import stable_seed
     from sppnet.cli.parts import build_net
-    from sppnet.data.sampling import stable_seed
 
     net = build_net(stage.config, init=instantiate(stage.config.init), num_classes=num_outputs)
     kept = {name: value for name, value in pretrained.state_dict().items() if not name.startswith("fc8.")}

@@ -9,7 +9,7 @@ from sppnet.cli.stage import Stage
 from sppnet.cli.trained import load_network
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.models.sppnet import SppNet
     from sppnet.tasks.timing import Method
 
@@ -21,7 +21,7 @@ def measure(stage: Stage, images: "Sequence[DetectionImage]") -> dict[str, float
     """
     import torch
 
-    from sppnet.data.sampling import stable_seed
+    from sppnet.artifacts import stable_seed
     from sppnet.run.allocator import keep_freed_memory
     from sppnet.run.progress import Step
     from sppnet.tasks.timing import time_detection

@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 
 def extract_features(stage: Stage) -> Outcome:
     """Compute, in one pass, every layer that the table's cells want of these images in this view."""
-    from sppnet.features.extract import FeatureCache, FeatureSpec, extract
+    from sppnet.features.extract import FeatureSpec, extract
     from sppnet.run.progress import Step
+    from sppnet.store.feature_cache import FeatureCache
 
     stage.report(Step("extracting features", 0, 1, ""))
     _set_threads(stage)
@@ -102,7 +103,8 @@ def transfer(stage: Stage) -> Outcome:
 
 def _features_of(stage: Stage, net: "SppNet", target: "TargetImages") -> "Features":
     """The cell's layer, out of the cache; or, for a pyramid's level, the part of the whole pyramid."""
-    from sppnet.features.extract import FeatureCache, FeatureSpec, extract, level_columns
+    from sppnet.features.extract import FeatureSpec, extract, level_columns
+    from sppnet.store.feature_cache import FeatureCache
 
     layer, level = stage.settings["transfer"]["layer"], stage.settings["transfer"]["level"]
     spec = FeatureSpec(layer, None)

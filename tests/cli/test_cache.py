@@ -17,12 +17,12 @@ from sppnet.errors import ArtifactError, DataError
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A cache of three images' pooled and fc7 features."""
-    from sppnet.features.cache import FeatureCache
     from sppnet.features.extract import ExtractView, FeatureSpec, extract
     from sppnet.models.backbones import LayeredBackbone
     from sppnet.models.initialise import DataDependentInit
     from sppnet.models.normalise import InputNorm
     from sppnet.models.sppnet import SppNet
+    from sppnet.store.feature_cache import FeatureCache
 
     conv = {"conv": 8, "kernel": 3, "stride": 1, "padding": 1}
     net = SppNet(
@@ -44,18 +44,18 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_stat_prints_a_line_per_network_layer_and_view(root, capsys):
+def test_stat_prints_a_line_per_layer_network_and_view(root, capsys):
     assert main(["stat", str(root)]) == 0
     header, *rows, total = capsys.readouterr().out.splitlines()
     assert re.split(r"\s{2,}", header)[:7] == [
-        "network", "feature", "view", "short side", "images", "dim", "GB",
+        "kind", "source", "view", "short side", "images", "dim", "GB",
     ]  # fmt: skip
     cells = sorted(re.split(r"\s{2,}", row)[:7] for row in rows)
     assert cells == [
-        ["two layers", "conv5@3", "crop", "16", "3", "72", "0.000"],
-        ["two layers", "fc7", "crop", "16", "3", "6", "0.000"],
+        ["conv5@3", "two layers", "crop", "16", "3", "72", "0.000"],
+        ["fc7", "two layers", "crop", "16", "3", "6", "0.000"],
     ]
-    assert total == "2 extractors, 0.000 GB"
+    assert total == "2 entries, 0.000 GB"
 
 
 def test_stat_of_hostile_text_stays_on_its_line(root, capsys):

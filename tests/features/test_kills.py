@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.features.cache import ROWS, Entry, FeatureCache, entries, shard_files
 from sppnet.features.extract import FeatureSpec, extract
-from sppnet.features.housekeeping import gc
-from sppnet.features.identity import images_digest
+from sppnet.store.entry import ROWS, Entry, images_digest, shard_files
+from sppnet.store.feature_cache import FeatureCache, entries
+from sppnet.store.housekeeping import gc
 
 SPECS = [FeatureSpec.parse("conv4@3,1"), FeatureSpec.parse("fc7")]
 SHARD_IMAGES = 2
