@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -30,8 +30,10 @@ from sppnet.data.proposal_files import Boxes, StoredImage
 from sppnet.errors import ArtifactError, DataError, ResourceError, SppnetError
 from sppnet.progress_bar import show_progress
 from sppnet.sources import code_of
-from sppnet.store.entry import BOXES, Entry, images_digest, share_work
+from sppnet.store.entry import BOXES, Entry, Images, share_work
 from sppnet.store.feature_cache import FeatureCache
+
+_Found = tuple[str, Path]  # digest of an image, and the file of its boxes
 
 
 @runtime_checkable
@@ -61,15 +63,8 @@ class SetSource(Protocol):
         """
 
 
-class _Task(NamedTuple):
-    """An image to work on."""
-
-    path: Path
-    digest: str  # of its bytes
-
-
 class _Work(NamedTuple):
-    """What to do with it."""
+    """What to do with images."""
 
     source: ProposalSource
     cache_dir: Path
@@ -127,37 +122,30 @@ def _identity(source: ProposalSource) -> dict[str, Any]:
 
 def _kept(paths: Sequence[Path], work: _Work, jobs: int) -> Boxes:
     """Find the boxes of images, or compute them; several with the same bytes count once."""
-    tasks = [_Task(path, images_digest([path])) for path in paths]
+    images = [Images.of([path]) for path in paths]
     entry = work.entry()  # as long as it lives, nobody clears it away
-    found = {task.digest: file for task in tasks if (file := entry.find(task.digest))}
-    missing = list({task.digest: task for task in tasks if task.digest not in found}.values())
-    found |= show_progress(_compute(missing, work, jobs), label="proposals", total=len(missing))
-    return [_read(found[task.digest]) for task in tasks]
+    found = {one.digest: file for one in images if (file := entry.find(one))}
+    missing = list({one.digest: one for one in images if one.digest not in found}.values())
+    if min(jobs, len(missing)) > 1:
+        found |= _shown(filter(None, _in_pool(missing, work, jobs)), len(missing))
+        missing = [one for one in missing if one.digest not in found]  # others are at them
+    found |= _shown(share_work(missing, lambda image: _propose(image, work)), len(missing))
+    return [_read(found[one.digest]) for one in images]
 
 
-def _compute(tasks: Sequence[_Task], work: _Work, jobs: int) -> Iterator[tuple[str, Path]]:
-    """Fill the cache. What another process is computing is left to it, and waited for at the end."""
-    if min(jobs, len(tasks)) > 1:
-        outcomes = {}
-        for task, outcomes[task] in _in_pool(tasks, work, jobs):
-            if done := outcomes[task]:
-                yield done
-        tasks = [task for task in tasks if not outcomes[task]]
-    yield from share_work(tasks, lambda task: _propose(task, work))
+def _shown(found: Iterable[_Found], total: int) -> Iterator[_Found]:
+    return show_progress(found, label="proposals", total=total)
 
 
-def _in_pool(
-    tasks: Sequence[_Task], work: _Work, jobs: int
-) -> Iterator[tuple[_Task, tuple[str, Path] | None]]:
+def _in_pool(missing: Sequence[Images], work: _Work, jobs: int) -> Iterator[_Found | None]:
     # A server that has imported torch once and never used it: forking this process would copy the locks
     # of its threads, and starting afresh would import torch in every worker.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(min(jobs, len(missing)), mp_context=context, initializer=_begin_worker)
     try:
-        futures = {pool.submit(_propose, task, work): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        for future in as_completed([pool.submit(_propose, image, work) for image in missing]):
+            yield future.result()
     except BrokenProcessPool as error:
         raise ResourceError(
             f"one of {jobs} processes that computed proposals was killed (out of memory?); what was finished "
@@ -184,22 +172,23 @@ def _leave_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _propose(task: _Task, work: _Work) -> tuple[str, Path] | None:
+def _propose(images: Images, work: _Work) -> _Found | None:
     """Compute and keep an image's proposals; None when another process is at it."""
 
     def compute() -> bytes:
         # Boxes refer to the pixels as stored, whatever EXIF says.
-        image = read_image(task.path, upright=False, max_pixels=work.max_pixels)
+        (path,) = images.paths
+        image = read_image(path, upright=False, max_pixels=work.max_pixels)
         try:
             boxes = work.source.propose(image)
         except SppnetError as error:
-            raise type(error)(f"{task.path}: {error}") from error
+            raise type(error)(f"{path}: {error}") from error
         except Exception as error:  # OpenCV's own cannot be sent between processes
-            raise DataError(f"{task.path}: no proposals ({type(error).__name__}: {error})") from None
+            raise DataError(f"{path}: no proposals ({type(error).__name__}: {error})") from None
         return boxes.numpy().astype("<f4").tobytes()
 
-    file = work.entry().obtain(task.digest, compute)
-    return None if file is None else (task.digest, file)
+    file = work.entry().obtain(images, compute)
+    return None if file is None else (images.digest, file)
 
 
 def _read(file: Path) -> Float[Tensor, "n 4"]:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float16
 from torch import Tensor
 
 from sppnet.data.images import image_size, read_image, resize_short_side
-from sppnet.errors import ConfigError, DataError, NonFiniteError, ResourceError
+from sppnet.errors import ConfigError, NonFiniteError, ResourceError
 from sppnet.features.compute import frozen
 from sppnet.features.identity import extractor_identities
 from sppnet.features.specs import FeatureSpec
@@ -28,7 +28,7 @@ from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
 from sppnet.progress_bar import show_progress
 from sppnet.sources import code_of
-from sppnet.store.entry import MAPS, Entry, images_digest
+from sppnet.store.entry import MAPS, Entry, Images
 from sppnet.store.feature_cache import FeatureCache
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class ConvMaps:
         self.upright = upright
         self._cache = cache
         self._entries: dict[int, Entry] = {}
-        self._digests: dict[int, str] = {}
+        self._known: dict[int, Images] = {}
         self._recent: dict[tuple[int, int], Tensor] = {}
         self._lock = threading.Lock()
 
@@ -130,7 +130,7 @@ class ConvMaps:
     def _require_space(self, scale: int) -> None:
         assert self._cache is not None
         entry = self._entry(scale)
-        missing = [index for index in range(len(self.paths)) if not entry.is_listed(self._digest(index))]
+        missing = [index for index in range(len(self.paths)) if not entry.is_listed(self._images(index))]
         cells = 0
         for index in missing:
             width, height = self.size(index)
@@ -148,15 +148,10 @@ class ConvMaps:
         return self.net.backbone.receptive_field.stride
 
     def _kept(self, index: int, scale: int) -> Float16[Tensor, "h w c"]:
-        images = self._digest(index)
-
         def compute() -> bytes:
-            maps = self._computed(index, scale)
-            if images_digest([self.paths[index]]) != images:
-                raise DataError(f"{self.paths[index]}: changed while it was read; run again")
-            return safetensors.torch.save({"maps": maps})
+            return safetensors.torch.save({"maps": self._computed(index, scale)})
 
-        return safetensors.torch.load_file(self._entry(scale).get(images, compute))["maps"]
+        return safetensors.torch.load_file(self._entry(scale).get(self._images(index), compute))["maps"]
 
     def _computed(self, index: int, scale: int) -> Float16[Tensor, "h w c"]:
         path, net = self.paths[index], self.net
@@ -185,10 +180,10 @@ class ConvMaps:
     def _device(self) -> torch.device:
         return next(self.net.parameters()).device
 
-    def _digest(self, index: int) -> str:
-        if index not in self._digests:
-            self._digests[index] = images_digest([self.paths[index]])
-        return self._digests[index]
+    def _images(self, index: int) -> Images:
+        if index not in self._known:
+            self._known[index] = Images.of([self.paths[index]])
+        return self._known[index]
 
     def _entry(self, scale: int) -> Entry:
         """The shards of one scale."""

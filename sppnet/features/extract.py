@@ -7,11 +7,11 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from sppnet.errors import ConfigError, DataError
+from sppnet.errors import ConfigError
 from sppnet.features.compute import compute_rows, frozen, vector_lengths
 from sppnet.features.identity import extractor_identities
 from sppnet.features.shards import Features
@@ -19,7 +19,7 @@ from sppnet.features.specs import FeatureSpec, level_columns
 from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
 from sppnet.progress_bar import show_progress
-from sppnet.store.entry import Entry, images_digest, obtain, share_work
+from sppnet.store.entry import Entry, Images, obtain, share_work
 from sppnet.store.feature_cache import FeatureCache
 
 __all__ = ["ExtractView", "FeatureSpec", "Features", "extract", "level_columns"]
@@ -86,11 +86,10 @@ def extract(
 
 @dataclass(frozen=True)
 class _Shard:
-    """Consecutive images, the digest of their bytes, and where their rows are."""
+    """Consecutive images, and where their rows are."""
 
-    paths: Sequence[Path]
-    images: str
-    files: dict[FeatureSpec, Path] = field(default_factory=dict)
+    images: Images
+    files: dict[FeatureSpec, Path]
 
 
 @final
@@ -107,12 +106,9 @@ class _Job:
         """Digest all images, and every shard that there is of them."""
 
         def look_up_one(start: int) -> _Shard:
-            part = paths[start : start + self.cache.shard_images]
-            shard = _Shard(part, images_digest(part))
-            for spec, entry in self.entries.items():
-                if file := entry.find(shard.images, rows=len(part)):
-                    shard.files[spec] = file
-            return shard
+            images = Images.of(paths[start : start + self.cache.shard_images])
+            files = {spec: file for spec, entry in self.entries.items() if (file := entry.find(images))}
+            return _Shard(images, files)
 
         starts = range(0, len(paths), self.cache.shard_images)
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
@@ -125,10 +121,10 @@ class _Job:
         """Compute what is missing; what another process computes is waited for, at the end."""
         if not missing:
             return
-        num_images = sum(len(shard.paths) for shard in missing)
+        num_images = sum(len(shard.images.paths) for shard in missing)
         num_bytes = {
             spec.name: sum(
-                entry.shard_bytes(len(shard.paths)) for shard in missing if spec not in shard.files
+                entry.shard_bytes(len(shard.images.paths)) for shard in missing if spec not in shard.files
             )
             for spec, entry in self.entries.items()
         }
@@ -138,7 +134,7 @@ class _Job:
             f"{self.net.backbone.name}: {names} of {num_images} images ({self.view.kind} view): "
             f"{sum(num_bytes.values()) / 1e9:.3f} GB will be written to {self.cache.root}"
         )
-        images = (path for shard in share_work(missing, self._complete) for path in shard.paths)
+        images = (path for shard in share_work(missing, self._complete) for path in shard.images.paths)
         for done, _ in enumerate(show_progress(images, label="features", total=num_images), 1):
             if report is not None and done % self.cache.shard_images == 0:
                 report(done, num_images)
@@ -147,13 +143,9 @@ class _Job:
         """Compute what no other process is computing of a shard; None if that is not everything."""
 
         def compute(specs: list[FeatureSpec]) -> dict[FeatureSpec, bytes]:
-            rows = compute_rows(self.net, shard.paths, specs, self.view)
-            if images_digest(shard.paths) != shard.images:
-                raise DataError(
-                    f"{shard.paths[0].parent}: image files changed while they were read; run again"
-                )
+            rows = compute_rows(self.net, shard.images.paths, specs, self.view)
             return {spec: rows[spec].numpy().astype("<f4", copy=False).tobytes() for spec in specs}
 
         wanted = {spec: entry for spec, entry in self.entries.items() if spec not in shard.files}
-        shard.files.update(obtain(wanted, shard.images, compute, rows=len(shard.paths)))
+        shard.files.update(obtain(wanted, shard.images, compute))
         return shard if len(shard.files) == len(self.entries) else None

@@ -10,10 +10,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar, final
+from typing import BinaryIO, Final, NamedTuple, TypeVar, final
 
 from sppnet.artifacts import content_key, digest_matches, file_digest, lock_file, write_named_by_digest
 from sppnet.errors import DataError, ResourceError
@@ -30,6 +30,34 @@ Name = TypeVar("Name")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
+
+
+class Images(NamedTuple):
+    """Image files and the SHA-256 of their bytes, in order; what they are called does not count."""
+
+    paths: Sequence[Path]
+    digest: str
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> "Images":
+        """Read them.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        digest = hashlib.sha256()
+        for path in paths:
+            try:
+                digest.update(bytes.fromhex(file_digest(path)))
+            except OSError as error:
+                message = f"{path}: cannot read ({error.strerror or error}); restore the file"
+                raise DataError(message) from error
+        return cls(paths, digest.hexdigest())
+
+    @property
+    def stem(self) -> str:
+        """How the names of their shards begin."""
+        return self.digest[:32]
 
 
 @dataclass
@@ -67,65 +95,60 @@ class Entry:
         self.counts = counts
         self._listed: dict[str, list[Path]] = {}
         for file in shard_files(path):
-            self._listed.setdefault(file.name[:32], []).append(file)
+            self._listed.setdefault(file.name.partition("-")[0], []).append(file)
 
     def shard_bytes(self, rows: int) -> int:
         """Size of the file of so many rows."""
         return rows * self.dim * BYTES_PER_NUMBER
 
-    def is_listed(self, images: str) -> bool:
+    def is_listed(self, images: Images) -> bool:
         """Whether there seems to be a shard of some images; `find` makes sure."""
-        return bool(self._listed.get(images[:32]))
+        return bool(self._listed.get(images.stem))
 
-    def find(self, images: str, *, rows: int | None = None) -> Path | None:
-        """Find a whole shard among the files that lay there, or were written here, since this was made.
+    def find(self, images: Images) -> Path | None:
+        """Find a whole shard among the files that lay there when this was made; notes that it was used."""
+        for path in self._listed.get(images.stem, ()):
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed a damaged one
+                size = self.shard_bytes(len(images.paths)) if self.suffix == ROWS else None
+                if size in (None, path.stat().st_size) and digest_matches(path):
+                    with contextlib.suppress(PermissionError):  # somebody else's file in a shared cache
+                        os.utime(path)
+                    return path
+        return None
 
-        Args:
-            images: As `images_digest` names them.
-            rows: How many they are; None for maps and boxes, whose files have any size.
-        """
-        return self._whole(self._listed.get(images[:32], ()), rows)
-
-    def get(self, images: str, compute: Callable[[], bytes]) -> Path:
-        """Find the shard of one image, or compute it, or wait for the process that does.
-
-        Raises:
-            ResourceError: It cannot be written.
-        """
-        file = self.find(images)
-        if file is None:
-            (file,) = share_work([images], lambda one: self.obtain(one, compute))
+    def get(self, images: Images, compute: Callable[[], bytes]) -> Path:
+        """Find a shard, or compute it, or wait for the process that does; raises what `obtain` raises."""
+        if file := self.find(images):
+            return file
+        (file,) = share_work([images], lambda one: self.obtain(one, compute))
         return file
 
-    def obtain(self, images: str, compute: Callable[[], bytes]) -> Path | None:
-        """Find the shard of one image or compute it; None while another process does."""
-        return obtain({self: self}, images, lambda _: {self: compute()}, rows=None).get(self)
+    def obtain(self, images: Images, compute: Callable[[], bytes]) -> Path | None:
+        """Compute a shard unless another process has done so; None while another is at it."""
+        return obtain({self: self}, images, lambda _: {self: compute()}).get(self)
 
-    def look_again(self, images: str, *, rows: int | None) -> Path | None:
-        """Find a shard that another process may have written meanwhile."""
-        self._listed[images[:32]] = self._lying(images)
-        return self.find(images, rows=rows)
-
-    @contextlib.contextmanager
-    def claim(self, images: str) -> Iterator[bool]:
-        """Own the right to compute a shard; yields False while another process has it."""
+    def claim(self, images: Images) -> BinaryIO | None:
+        """Own the right to compute a shard until what is returned is closed; None while somebody else has it."""
         # Locks are shared by all shards whose digests start alike: few files, and a clash only means
         # that a shard is computed later.
-        slot = content_key([self.path.name, images])[:3]
-        lock = cache_lock(self.path.parent, f"shard-{slot}")
-        with lock or contextlib.nullcontext():
-            yield lock is not None
+        return cache_lock(self.path.parent, f"shard-{content_key([self.path.name, images.digest])[:3]}")
 
-    def clear(self, images: str) -> None:
-        """Remove what is damaged or half written of a shard that is claimed and was not found."""
-        for leftover in self.path.glob(f".{images[:32]}{self.suffix}.*.tmp"):
+    def find_claimed(self, images: Images) -> Path | None:
+        """Find a claimed shard that was written meanwhile, or remove what is damaged or half written of it."""
+        files = self.path.glob(f"{images.stem}-*{self.suffix}")
+        self._listed[images.stem] = [file for file in files if _is_shard(file)]
+        if file := self.find(images):
+            self.counts.reused += 1
+            return file
+        for leftover in self.path.glob(f".{images.stem}{self.suffix}.*.tmp"):
             leftover.unlink(missing_ok=True)
-        for path in self._lying(images):
-            log.warning("%s: damaged; it is computed again", path)
-            path.unlink(missing_ok=True)
+        for damaged in self._listed.pop(images.stem):
+            log.warning("%s: damaged; it is computed again", damaged)
+            damaged.unlink(missing_ok=True)
             self.counts.damaged += 1
+        return None
 
-    def write(self, images: str, data: bytes) -> Path:
+    def write(self, images: Images, data: bytes) -> Path:
         """Write a shard that is claimed.
 
         Raises:
@@ -133,66 +156,49 @@ class Entry:
         """
         try:
             path = write_named_by_digest(
-                self.path, images[:32], self.suffix, lambda stream: stream.write(data)
+                self.path, images.stem, self.suffix, lambda stream: stream.write(data)
             )
         except ResourceError as error:
             raise ResourceError(f"{error}; {len(data)} bytes were to be written") from error
         self.counts.computed += 1
-        self._listed[images[:32]] = [path]
+        self._listed[images.stem] = [path]
         return path
-
-    def _lying(self, images: str) -> list[Path]:
-        """Files that ought to be the shard of some images, read from the directory now."""
-        return [path for path in self.path.glob(f"{images[:32]}-*{self.suffix}") if _is_shard(path)]
-
-    def _whole(self, candidates: Iterable[Path], rows: int | None) -> Path | None:
-        """Pick the file that is what its name says, and note that it was used."""
-        for path in candidates:
-            with contextlib.suppress(FileNotFoundError):  # another process has just removed a damaged one
-                fits = rows is None or path.stat().st_size == self.shard_bytes(rows)
-                if fits and digest_matches(path):
-                    with contextlib.suppress(PermissionError):  # somebody else's file in a shared cache
-                        os.utime(path)
-                    return path
-        return None
 
 
 def obtain(
-    entries: Mapping[Name, Entry],
-    images: str,
-    compute: Callable[[list[Name]], Mapping[Name, bytes]],
-    *,
-    rows: int | None,
+    entries: Mapping[Name, Entry], images: Images, compute: Callable[[list[Name]], Mapping[Name, bytes]]
 ) -> dict[Name, Path]:
-    """Find the shards that several sources have of the same images, or compute them together.
+    """Compute the shards that several sources have of the same images, unless another process has done so.
 
     Args:
         entries: The sources.
-        images: As `images_digest` names them.
-        compute: Told which are wanted, makes their contents.
-        rows: As for `Entry.find`.
+        images: Which images.
+        compute: Told which sources are wanted, makes their shards' contents.
 
     Returns:
-        Where they are; without those that another process is computing.
+        Where they are; without those that another process is at.
 
     Raises:
-        ResourceError: One cannot be written.
+        DataError: An image changed while it was read.
+        ResourceError: A shard cannot be written.
     """
     found = {}
     with contextlib.ExitStack() as claims:
         ours = []
         for name, entry in entries.items():
-            if not claims.enter_context(entry.claim(images)):
+            if (lock := entry.claim(images)) is None:
                 continue
-            # Another process may have finished it since it was first looked for.
-            if file := entry.look_again(images, rows=rows):
+            claims.enter_context(lock)
+            if file := entry.find_claimed(images):
                 found[name] = file
-                entry.counts.reused += 1
             else:
-                entry.clear(images)
                 ours.append(name)
         if ours:
-            found |= {name: entries[name].write(images, data) for name, data in compute(ours).items()}
+            contents = compute(ours)
+            if Images.of(images.paths) != images:
+                where = images.paths[0] if len(images.paths) == 1 else f"an image in {images.paths[0].parent}"
+                raise DataError(f"{where}: changed while it was read; run again")
+            found |= {name: entries[name].write(images, data) for name, data in contents.items()}
     return found
 
 
@@ -217,21 +223,6 @@ def share_work(jobs: Sequence[Job], attempt: Callable[[Job], Result | None]) -> 
         if len(busy) == len(jobs):  # others are at all of them
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         jobs = busy
-
-
-def images_digest(paths: Iterable[Path]) -> str:
-    """SHA-256 of the bytes of image files, in order; what they are called does not count.
-
-    Raises:
-        DataError: A file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            digest.update(bytes.fromhex(file_digest(path)))
-        except OSError as error:
-            raise DataError(f"{path}: cannot read ({error.strerror or error}); restore the file") from error
-    return digest.hexdigest()
 
 
 def shard_files(entry: Path) -> list[Path]:

@@ -4,12 +4,12 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
 from sppnet.artifacts import content_key, read_json, write_json
-from sppnet.errors import ArtifactError, ResourceError
+from sppnet.errors import ArtifactError, DataError, ResourceError
 from sppnet.store.entry import MANIFEST, ROWS, Counts, Entry, cache_lock
 
 SHARD_IMAGES: Final = 64  # some seconds of work on one core, some megabytes
@@ -73,20 +73,18 @@ class FeatureCache:
 
 
 def entries(root: Path) -> list[Path]:
-    """List the sources' directories; whatever else lies in `root` is left alone."""
+    """List the sources' directories; whatever else lies in `root` is left alone.
+
+    Raises:
+        DataError: There is no such directory.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such directory; give the directory of the feature cache")
     return sorted(
         path
         for path in root.iterdir()
         if _ENTRY_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     )
-
-
-@contextlib.contextmanager
-def exclusive(root: Path, entry: str) -> Iterator[bool]:
-    """Own a source's shards, to remove them; yields False when a process reads or writes them."""
-    lock = cache_lock(root, f"entry-{entry}")
-    with lock or contextlib.nullcontext():
-        yield lock is not None
 
 
 def _read(manifest: Path) -> Any:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sppnet.artifacts import digest_matches, read_json, remove_stale_temporaries
-from sppnet.errors import ArtifactError, DataError
+from sppnet.errors import ArtifactError
 from sppnet.progress_bar import show_progress
-from sppnet.store.entry import BYTES_PER_NUMBER, MANIFEST, ROWS, shard_files
-from sppnet.store.feature_cache import entries, exclusive
+from sppnet.store.entry import BYTES_PER_NUMBER, MANIFEST, ROWS, cache_lock, shard_files
+from sppnet.store.feature_cache import entries
 
 _SECONDS_PER_DAY = 24 * 3600
 
@@ -49,7 +49,7 @@ def stat(root: Path) -> list[EntryReport]:
     Raises:
         DataError: There is no such directory.
     """
-    reports = [_report(entry) for entry in _entries(root)]
+    reports = [_report(entry) for entry in entries(root)]
     return sorted(reports, key=lambda report: -report.last_used)
 
 
@@ -59,7 +59,7 @@ def verify(root: Path) -> tuple[int, list[Path]]:
     Raises:
         DataError: There is no such directory.
     """
-    shards = [shard for entry in _entries(root) for shard in shard_files(entry)]
+    shards = [shard for entry in entries(root) for shard in shard_files(entry)]
     damaged = []
     for shard in show_progress(shards, label="reading shards", total=len(shards)):
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
@@ -80,8 +80,12 @@ def gc(root: Path, *, unused_days: float | None, max_bytes: int | None) -> Freed
         DataError: There is no such directory.
     """
     with contextlib.ExitStack() as locks:
-        found = _entries(root)
-        free = [entry for entry in found if locks.enter_context(exclusive(root, entry.name))]
+        found = entries(root)
+        free = []
+        for entry in found:
+            if lock := cache_lock(root, f"entry-{entry.name}"):
+                locks.enter_context(lock)
+                free.append(entry)
         files = sorted((f for entry in free for f in _files(entry)), key=lambda file: file.last_used)
         left = sum(file.num_bytes for entry in found for file in _files(entry))
         oldest = float("-inf") if unused_days is None else time.time() - unused_days * _SECONDS_PER_DAY
@@ -95,12 +99,6 @@ def gc(root: Path, *, unused_days: float | None, max_bytes: int | None) -> Freed
             _tidy(entry)
     held = tuple(entry.name for entry in found if entry not in free)
     return Freed(len(removed), sum(file.num_bytes for file in removed), held)
-
-
-def _entries(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such directory; give the directory of the feature cache")
-    return entries(root)
 
 
 def _files(entry: Path) -> Iterator[_File]:
