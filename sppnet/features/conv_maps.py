@@ -130,7 +130,7 @@ class ConvMaps:
     def _require_space(self, scale: int) -> None:
         assert self._cache is not None
         entry = self._entry(scale)
-        missing = [index for index in range(len(self.paths)) if not entry.is_listed(self._images(index))]
+        missing = [index for index in range(len(self.paths)) if not entry.listed(self._images(index))]
         cells = 0
         for index in missing:
             width, height = self.size(index)

@@ -1,7 +1,7 @@
 """The files of one source: found by content, written whole, computed by one process at a time.
 
 A file is called a shard. It holds rows of one length, of some images (.f32), or what one image has: maps
-(.safetensors) or boxes (.boxes, rows x1 y1 x2 y2). Numbers are little-endian float32.
+(.safetensors) or boxes (.boxes, rows x1 y1 x2 y2). Rows are of little-endian float32.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeVar, final
@@ -80,7 +80,7 @@ class Entry:
     """The shards of one source.
 
     Args:
-        path: Its directory, which is read once, now.
+        path: Its directory, which is read once, when something is first looked for.
         dim: Length of a row; of maps, their channels.
         suffix: Of the shards' files.
         hold: An open file whose lock keeps `gc` away.
@@ -93,28 +93,24 @@ class Entry:
         self.suffix = suffix
         self.hold = hold
         self.counts = counts
-        self._listed: dict[str, list[Path]] = {}
-        for file in shard_files(path):
-            self._listed.setdefault(file.name.partition("-")[0], []).append(file)
+        self._listed: dict[str, list[Path]] | None = None
 
     def shard_bytes(self, rows: int) -> int:
         """Size of the file of so many rows."""
         return rows * self.dim * BYTES_PER_NUMBER
 
-    def is_listed(self, images: Images) -> bool:
-        """Whether there seems to be a shard of some images; `find` makes sure."""
-        return bool(self._listed.get(images.stem))
+    def listed(self, images: Images) -> list[Path]:
+        """What seems to be the shard of some images; `find` makes sure."""
+        if self._listed is None:
+            files: dict[str, list[Path]] = {}
+            for file in shard_files(self.path):
+                files.setdefault(file.name.partition("-")[0], []).append(file)
+            self._listed = files
+        return self._listed.get(images.stem, [])
 
     def find(self, images: Images) -> Path | None:
-        """Find a whole shard among the files that lay there when this was made; notes that it was used."""
-        for path in self._listed.get(images.stem, ()):
-            with contextlib.suppress(FileNotFoundError):  # another process has just removed a damaged one
-                size = self.shard_bytes(len(images.paths)) if self.suffix == ROWS else None
-                if size in (None, path.stat().st_size) and digest_matches(path):
-                    with contextlib.suppress(PermissionError):  # somebody else's file in a shared cache
-                        os.utime(path)
-                    return path
-        return None
+        """Find a whole shard among the files that lay there at first, and note that it was used."""
+        return self._whole(images, self.listed(images))
 
     def get(self, images: Images, compute: Callable[[], bytes]) -> Path:
         """Find a shard, or compute it, or wait for the process that does; raises what `obtain` raises."""
@@ -128,23 +124,23 @@ class Entry:
         return obtain({self: self}, images, lambda _: {self: compute()}).get(self)
 
     def claim(self, images: Images) -> BinaryIO | None:
-        """Own the right to compute a shard until what is returned is closed; None while somebody else has it."""
+        """Own the right to compute a shard until what is returned is closed; None if somebody else does."""
         # Locks are shared by all shards whose digests start alike: few files, and a clash only means
         # that a shard is computed later.
         return cache_lock(self.path.parent, f"shard-{content_key([self.path.name, images.digest])[:3]}")
 
     def find_claimed(self, images: Images) -> Path | None:
-        """Find a claimed shard that was written meanwhile, or remove what is damaged or half written of it."""
-        files = self.path.glob(f"{images.stem}-*{self.suffix}")
-        self._listed[images.stem] = [file for file in files if _is_shard(file)]
-        if file := self.find(images):
+        """Find a claimed shard that was written meanwhile; else remove what is damaged or half written."""
+        files = [file for file in self.path.glob(f"{images.stem}-*{self.suffix}") if _is_shard(file)]
+        if file := self._whole(images, files):
             self.counts.reused += 1
+            self._note(images, file)
             return file
         for leftover in self.path.glob(f".{images.stem}{self.suffix}.*.tmp"):
             leftover.unlink(missing_ok=True)
-        for damaged in self._listed.pop(images.stem):
-            log.warning("%s: damaged; it is computed again", damaged)
-            damaged.unlink(missing_ok=True)
+        for file in files:
+            log.warning("%s: damaged; it is computed again", file)
+            file.unlink(missing_ok=True)
             self.counts.damaged += 1
         return None
 
@@ -161,8 +157,23 @@ class Entry:
         except ResourceError as error:
             raise ResourceError(f"{error}; {len(data)} bytes were to be written") from error
         self.counts.computed += 1
-        self._listed[images.stem] = [path]
+        self._note(images, path)
         return path
+
+    def _note(self, images: Images, file: Path) -> None:
+        if self._listed is not None:
+            self._listed[images.stem] = [file]
+
+    def _whole(self, images: Images, files: Iterable[Path]) -> Path | None:
+        """Pick the file that has the bytes that its name vouches for, and note that it was used."""
+        for path in files:
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed a damaged one
+                size = self.shard_bytes(len(images.paths)) if self.suffix == ROWS else None
+                if size in (None, path.stat().st_size) and digest_matches(path):
+                    with contextlib.suppress(PermissionError):  # somebody else's file in a shared cache
+                        os.utime(path)
+                    return path
+        return None
 
 
 def obtain(
@@ -228,7 +239,8 @@ def share_work(jobs: Sequence[Job], attempt: Callable[[Job], Result | None]) -> 
 def shard_files(entry: Path) -> list[Path]:
     """List the shards in a source's directory, damaged ones included; never a symbolic link."""
     try:
-        return sorted(path for path in entry.iterdir() if _is_shard(path))
+        with os.scandir(entry) as files:  # tells what a file is without asking for each
+            return sorted(Path(file) for file in files if _is_shard(file))
     except FileNotFoundError:
         return []
 
@@ -247,5 +259,5 @@ def cache_lock(root: Path, name: str, *, shared: bool = False, wait: bool = Fals
         ) from error
 
 
-def _is_shard(path: Path) -> bool:
-    return _SHARD_NAME.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+def _is_shard(file: Path | os.DirEntry[str]) -> bool:
+    return _SHARD_NAME.fullmatch(file.name) is not None and file.is_file() and not file.is_symlink()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -56,6 +57,37 @@ def test_stat_prints_a_line_per_layer_network_and_view(root, capsys):
         ["fc7", "two layers", "crop", "16", "3", "6", "0.000"],
     ]
     assert total == "2 entries, 0.000 GB"
+
+
+class Corner:
+    """Proposes the upper left corner."""
+
+    settings: ClassVar = {}
+
+    def propose(self, image: Image.Image):
+        import torch
+
+        return torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+
+
+def test_proposals_are_looked_after_with_the_features(root, tmp_path, capsys):
+    from sppnet.data.proposals import proposals_of
+
+    class ImageFile(NamedTuple):
+        image_id: str
+        path: Path
+
+    images = [ImageFile(str(i), tmp_path / f"{i}.png") for i in range(3)]
+    proposals_of(images, Corner(), cache_dir=root, jobs=1, max_pixels=10_000)
+    assert main(["stat", str(root)]) == 0
+    _, *rows, total = capsys.readouterr().out.splitlines()
+    cells = [re.split(r"\s{2,}", row)[:7] for row in rows]
+    assert ["proposals", "Corner", "as stored", "-", "3", "4", "0.000"] in cells
+    assert total == "3 entries, 0.000 GB"
+    assert main(["verify", str(root)]) == 0
+    assert capsys.readouterr().out == "5 shards, all whole\n"
+    assert main(["gc", str(root), "--all"]) == 0
+    assert [path.name for path in root.iterdir()] == [".locks"]
 
 
 def test_stat_of_hostile_text_stays_on_its_line(root, capsys):
