@@ -9,7 +9,7 @@ The paper's sections and where they are:
     3.1.1 architectures        conf/backbone
     3.1.3-3.1.5 views          models/views.py, models/map_views.py
     3.1.6 ensembles            tasks/ensemble.py
-    3.2, 3.3 transfer          features, estimators/linear_svm.py, metrics/average_precision.py
+    3.2, 3.3 transfer          features, store, estimators/linear_svm.py, metrics/average_precision.py
     4.1, A windows             ops/windows.py, ops/window_pooling.py, features/spp_windows.py
     4.1, 4.3 proposals         data/proposals.py, data/selective_search.py, data/edge_boxes.py
     4.1 fine-tuning            tasks/finetuning.py, features/window_batches.py
@@ -23,112 +23,57 @@ The paper's sections and where they are:
 The names below work without Hydra and Lightning; they are imported when first used.
 """
 
+import ast
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from sppnet.data.edge_boxes import EdgeBoxes
-    from sppnet.data.proposal_files import MatProposals, read_mat
-    from sppnet.data.proposals import proposals_of
-    from sppnet.data.selective_search import SelectiveSearch
-    from sppnet.estimators.box_regressor import BoxRegressor
-    from sppnet.estimators.hard_negatives import HardNegativeSvm
-    from sppnet.estimators.linear_svm import LinearSvm
-    from sppnet.features.extract import ExtractView, FeatureCache, FeatureSpec, extract
-    from sppnet.metrics.average_precision import AveragePrecision
-    from sppnet.metrics.detection_ap import VocDetectionAP
-    from sppnet.metrics.proposal_recall import proposal_recall
-    from sppnet.models.backbones import LayeredBackbone, TorchvisionBackbone
-    from sppnet.models.map_views import ManyViews, TenMapView
-    from sppnet.models.sppnet import SppNet
-    from sppnet.models.views import CropView, FullView, TenCropView
-    from sppnet.ops.boxes import iou
-    from sppnet.ops.lrn import local_response_norm
-    from sppnet.ops.pyramid import SpatialPyramidPool, num_bins, pool_pyramid
-    from sppnet.ops.receptive_field import ReceptiveField, receptive_field
-    from sppnet.ops.suppression import suppress, suppress_per_class
-    from sppnet.ops.window_pooling import bins_first, pool_windows
-    from sppnet.ops.windows import choose_scale, map_cells, scale_windows
+if TYPE_CHECKING:  # the one list of public names, which is read below
+    from sppnet.data.edge_boxes import EdgeBoxes as EdgeBoxes
+    from sppnet.data.proposal_files import MatProposals as MatProposals
+    from sppnet.data.proposal_files import read_mat as read_mat
+    from sppnet.data.proposals import proposals_of as proposals_of
+    from sppnet.data.selective_search import SelectiveSearch as SelectiveSearch
+    from sppnet.estimators.box_regressor import BoxRegressor as BoxRegressor
+    from sppnet.estimators.hard_negatives import HardNegativeSvm as HardNegativeSvm
+    from sppnet.estimators.linear_svm import LinearSvm as LinearSvm
+    from sppnet.features.extract import extract as extract
+    from sppnet.features.specs import FeatureSpec as FeatureSpec
+    from sppnet.features.views import ExtractView as ExtractView
+    from sppnet.metrics.average_precision import AveragePrecision as AveragePrecision
+    from sppnet.metrics.detection_ap import VocDetectionAP as VocDetectionAP
+    from sppnet.metrics.proposal_recall import proposal_recall as proposal_recall
+    from sppnet.models.backbones import LayeredBackbone as LayeredBackbone
+    from sppnet.models.backbones import TorchvisionBackbone as TorchvisionBackbone
+    from sppnet.models.map_views import ManyViews as ManyViews
+    from sppnet.models.map_views import TenMapView as TenMapView
+    from sppnet.models.sppnet import SppNet as SppNet
+    from sppnet.models.views import CropView as CropView
+    from sppnet.models.views import FullView as FullView
+    from sppnet.models.views import TenCropView as TenCropView
+    from sppnet.ops.boxes import iou as iou
+    from sppnet.ops.lrn import local_response_norm as local_response_norm
+    from sppnet.ops.pyramid import SpatialPyramidPool as SpatialPyramidPool
+    from sppnet.ops.pyramid import num_bins as num_bins
+    from sppnet.ops.pyramid import pool_pyramid as pool_pyramid
+    from sppnet.ops.receptive_field import ReceptiveField as ReceptiveField
+    from sppnet.ops.receptive_field import receptive_field as receptive_field
+    from sppnet.ops.suppression import suppress as suppress
+    from sppnet.ops.suppression import suppress_per_class as suppress_per_class
+    from sppnet.ops.window_pooling import bins_first as bins_first
+    from sppnet.ops.window_pooling import pool_windows as pool_windows
+    from sppnet.ops.windows import choose_scale as choose_scale
+    from sppnet.ops.windows import map_cells as map_cells
+    from sppnet.ops.windows import scale_windows as scale_windows
+    from sppnet.store.feature_cache import FeatureCache as FeatureCache
 
 _HOMES = {
-    "AveragePrecision": "sppnet.metrics.average_precision",
-    "BoxRegressor": "sppnet.estimators.box_regressor",
-    "CropView": "sppnet.models.views",
-    "EdgeBoxes": "sppnet.data.edge_boxes",
-    "ExtractView": "sppnet.features.extract",
-    "FeatureCache": "sppnet.features.extract",
-    "FeatureSpec": "sppnet.features.extract",
-    "FullView": "sppnet.models.views",
-    "HardNegativeSvm": "sppnet.estimators.hard_negatives",
-    "LayeredBackbone": "sppnet.models.backbones",
-    "LinearSvm": "sppnet.estimators.linear_svm",
-    "ManyViews": "sppnet.models.map_views",
-    "MatProposals": "sppnet.data.proposal_files",
-    "ReceptiveField": "sppnet.ops.receptive_field",
-    "SelectiveSearch": "sppnet.data.selective_search",
-    "SpatialPyramidPool": "sppnet.ops.pyramid",
-    "SppNet": "sppnet.models.sppnet",
-    "TenCropView": "sppnet.models.views",
-    "TenMapView": "sppnet.models.map_views",
-    "TorchvisionBackbone": "sppnet.models.backbones",
-    "VocDetectionAP": "sppnet.metrics.detection_ap",
-    "bins_first": "sppnet.ops.window_pooling",
-    "choose_scale": "sppnet.ops.windows",
-    "extract": "sppnet.features.extract",
-    "iou": "sppnet.ops.boxes",
-    "local_response_norm": "sppnet.ops.lrn",
-    "map_cells": "sppnet.ops.windows",
-    "num_bins": "sppnet.ops.pyramid",
-    "pool_pyramid": "sppnet.ops.pyramid",
-    "pool_windows": "sppnet.ops.window_pooling",
-    "proposal_recall": "sppnet.metrics.proposal_recall",
-    "proposals_of": "sppnet.data.proposals",
-    "read_mat": "sppnet.data.proposal_files",
-    "receptive_field": "sppnet.ops.receptive_field",
-    "scale_windows": "sppnet.ops.windows",
-    "suppress": "sppnet.ops.suppression",
-    "suppress_per_class": "sppnet.ops.suppression",
+    alias.name: node.module
+    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+    if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sppnet.")
+    for alias in node.names
 }
-
-__all__ = [
-    "AveragePrecision",
-    "BoxRegressor",
-    "CropView",
-    "EdgeBoxes",
-    "ExtractView",
-    "FeatureCache",
-    "FeatureSpec",
-    "FullView",
-    "HardNegativeSvm",
-    "LayeredBackbone",
-    "LinearSvm",
-    "ManyViews",
-    "MatProposals",
-    "ReceptiveField",
-    "SelectiveSearch",
-    "SpatialPyramidPool",
-    "SppNet",
-    "TenCropView",
-    "TenMapView",
-    "TorchvisionBackbone",
-    "VocDetectionAP",
-    "bins_first",
-    "choose_scale",
-    "extract",
-    "iou",
-    "local_response_norm",
-    "map_cells",
-    "num_bins",
-    "pool_pyramid",
-    "pool_windows",
-    "proposal_recall",
-    "proposals_of",
-    "read_mat",
-    "receptive_field",
-    "scale_windows",
-    "suppress",
-    "suppress_per_class",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The one writer of files, and the keys that name content.
+"""The one writer of files, their locks, and the keys and seeds that are made of content.
 
 Every artifact (checkpoint, metrics, marker, table) is written to a temporary file in its own
 directory, flushed, synchronised, and only then given its name: a reader never sees a part of it,
@@ -7,6 +7,7 @@ whenever the writer is killed.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -104,6 +105,12 @@ def content_key(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def stable_seed(*parts: int | str) -> int:
+    """A seed in [0, 2^63) made of numbers and names; the same in every process and Python version."""
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
 def file_digest(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
@@ -116,6 +123,35 @@ def write_marker(path: Path, files: Mapping[str, Path]) -> None:
         name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()
     }
     write_json(path, {"files": entries})
+
+
+def lock_file(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO | None:
+    """Lock a file until what is returned is closed or its process ends, in whatever way it ends.
+
+    The lock is the kernel's (flock). Never remove a file that is locked so: its name must stay one inode.
+
+    Args:
+        path: Made when missing, with its directory; never a symbolic link.
+        shared: With others that share it, instead of alone.
+        wait: Until it is free.
+
+    Returns:
+        The open file; None if somebody else has it, and that was not to be waited for.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    stream = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BaseException as error:
+        stream.close()
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return stream
 
 
 def remove_stale_temporaries(directory: Path) -> None:

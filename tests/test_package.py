@@ -24,7 +24,9 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = sppnet.spam
 
 
-@pytest.mark.parametrize("module", ["sppnet", "sppnet.cli.main", "sppnet.cli.plan", "sppnet.tables"])
+@pytest.mark.parametrize(
+    "module", ["sppnet", "sppnet.cli.main", "sppnet.cli.plan", "sppnet.tables", "sppnet.store.feature_cache"]
+)
 def test_what_must_answer_at_once_imports_nothing_heavy(module: str):
     code = f"import sys, {module}; print({{'torch', 'torchvision', 'pytorch_lightning'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

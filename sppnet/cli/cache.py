@@ -1,4 +1,4 @@
-"""`sppnet cache`: what the feature cache holds, whether it is whole, and making room."""
+"""`sppnet cache`: what is kept of features, maps and proposals, whether it is whole, and making room."""
 
 import argparse
 import time
@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sppnet.errors import ArtifactError
-from sppnet.features.housekeeping import gc, stat, verify
+from sppnet.store.housekeeping import gc, stat, verify
 
 _DEFAULT = "runs/.cache"  # as paths.cache
 _MOST_NAMES = 20
@@ -27,11 +27,12 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="sppnet cache",
-        description="Look after the features that experiments keep on disk. Removing any only costs time.",
+        description="Look after the features, maps and proposals that experiments keep on disk. "
+        "Removing any only costs time.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in (
-        ("stat", "one line per network, layer and view"),
+        ("stat", "one line per kind, source and view"),
         ("verify", "read every file and compare its digest"),
         ("gc", "remove what was not used for long; never what a running process holds"),
     ):
@@ -56,19 +57,19 @@ def _positive(text: str) -> float:
 
 def _stat(arguments: argparse.Namespace) -> None:
     reports = stat(arguments.directory)
-    header = ("network", "feature", "view", "short side", "images", "dim", "GB", "last used", "directory")
+    header = ("kind", "source", "view", "short side", "images", "dim", "GB", "last used", "directory")
     rows = [
         (
-            _one_line(report.network), _one_line(report.feature), _one_line(report.view),
-            f"{report.short_side}", f"{report.images}", f"{report.dim}", f"{report.num_bytes / 1e9:.3f}",
-            _when(report.last_used), report.directory,
+            _one_line(report.kind), _one_line(report.source), _one_line(report.view),
+            f"{report.short_side or '-'}", f"{report.images}", f"{report.dim}",
+            f"{report.num_bytes / 1e9:.3f}", _when(report.last_used), report.directory,
         )
         for report in reports
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"{len(reports)} extractors, {sum(report.num_bytes for report in reports) / 1e9:.3f} GB")
+    print(f"{len(reports)} entries, {sum(report.num_bytes for report in reports) / 1e9:.3f} GB")
 
 
 def _verify(arguments: argparse.Namespace) -> None:

@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from sppnet.data.datasets import TrainImages, ViewedImages
+from sppnet.artifacts import stable_seed
+from sppnet.data.datasets import TrainImages, ViewedImages, equal_stacks, stacks_of_like_images
+from sppnet.data.image_store import ImageStore
 from sppnet.data.images import size_at
 from sppnet.data.records import ViewBatch
-from sppnet.data.sampling import BucketSampler, EpochSampler, TrainSampler, stable_seed
+from sppnet.data.sampling import BucketSampler, EpochSampler, TrainSampler
 from sppnet.data.sizes import BucketSizes, EpochSizes
 from sppnet.data.splits import ImageSet, ImageSplits, Reader, Selection
-from sppnet.data.stacks import equal_stacks, stacks_of_like_images
-from sppnet.data.store import ImageStore
 from sppnet.data.transforms import (
     ColourNoise,
     ObjectTransform,

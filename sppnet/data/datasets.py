@@ -4,6 +4,7 @@ A data set here answers a whole batch at once (`__getitems__`), so that batches 
 images are read.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sppnet.artifacts import stable_seed
+from sppnet.data.image_store import ImageStore
 from sppnet.data.records import Draw, ImageBatch, ViewBatch
-from sppnet.data.sampling import stable_seed
-from sppnet.data.store import ImageStore
 from sppnet.data.transforms import Transform
+
+Shape = tuple[tuple[int, int], ...]  # width and height at every scale of a view, pixels
 
 
 @final
@@ -106,3 +109,28 @@ class ViewedImages(Dataset[ViewBatch]):
             labels=self.labels[ids],
             ids=ids,
         )
+
+
+def stacks_of_like_images(shapes: Sequence[Shape], *, pixels: int) -> list[list[int]]:
+    """Group images of equal shape, as only they stack, by at most `pixels` altogether (one image at least).
+
+    Args:
+        shapes: Of every image.
+        pixels: Bound on a stack, all scales together, so that memory is bounded whatever the shapes.
+
+    Returns:
+        Indices, every one once; stacks by the first image in them.
+    """
+    alike: dict[Shape, list[int]] = defaultdict(list)
+    for index, shape in enumerate(shapes):
+        alike[shape].append(index)
+    return sorted(
+        stack
+        for shape, indices in alike.items()
+        for stack in equal_stacks(indices, max(1, pixels // sum(width * height for width, height in shape)))
+    )
+
+
+def equal_stacks(indices: Sequence[int], size: int) -> list[list[int]]:
+    """Cut indices into stacks of `size`; the last may be smaller."""
+    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]

@@ -3,7 +3,7 @@
 Axes: n proposals.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from sppnet.data.proposal_files import Boxes, StoredImage
 from sppnet.data.proposal_windows import keep_windows
 
 
@@ -25,6 +26,13 @@ class JoinedProposals:
     """
 
     sources: Mapping[str, Any]
+
+    def read(
+        self, images: Sequence[StoredImage], proposals_of: Callable[[Sequence[StoredImage], Any], Boxes], /
+    ) -> Boxes:
+        """Get the windows of some images; `proposals_of` gets those of one source."""
+        parts = [proposals_of(images, source) for source in self.sources.values()]
+        return [self.join(windows) for windows in zip(*parts, strict=True)]
 
     def propose(self, image: Image.Image) -> Float[Tensor, "n 4"]:
         """Propose windows of an RGB image."""

@@ -23,6 +23,7 @@ _HDF5_MAGIC = b"MATLAB 7.3 MAT-file"
 # Formats that may hold Python objects: pickles (also inside zip and NumPy files).
 _PYTHON_MAGIC = (b"\x80", b"PK", b"\x93NUMPY", b"(", b"c", b"]", b"}")
 _NUM_LISTED = 5
+Boxes = list[Float[Tensor, "_ 4"]]  # x1 y1 x2 y2 of every image
 log = logging.getLogger(__name__)
 
 
@@ -52,8 +53,8 @@ class MatProposals:
         self.paths = tuple(Path(path).expanduser() for path in paths)
         self.max_proposals = max_proposals
 
-    def read(self, images: Sequence[StoredImage]) -> list[Float[Tensor, "_ 4"]]:
-        """Read the proposals of some images.
+    def read(self, images: Sequence[StoredImage], _proposals_of: object = None, /) -> Boxes:
+        """Read the proposals of some images; no other source is asked.
 
         Raises:
             DataError: A file cannot be used, no file has an image, or boxes end outside an image, as they
@@ -74,7 +75,7 @@ class MatProposals:
         return [boxes[: self.max_proposals] for boxes in found]
 
 
-def read_mat(path: Path, image_ids: Sequence[str]) -> list[Float[Tensor, "_ 4"]]:
+def read_mat(path: Path, image_ids: Sequence[str]) -> Boxes:
     """Read proposals of some images, in the order of `image_ids`, exactly as they stand in the file.
 
     Args:

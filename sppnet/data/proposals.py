@@ -6,36 +6,39 @@ once. Boxes are 0-based inclusive pixels of the image as stored, as the ground t
 Axes: n proposals, h w pixels.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import PIL
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sppnet.artifacts import file_digest
 from sppnet.data.images import read_image
-from sppnet.data.joined_proposals import JoinedProposals
-from sppnet.data.progress import show_progress
-from sppnet.data.proposal_cache import ProposalCache
-from sppnet.data.proposal_files import MatProposals, StoredImage
+from sppnet.data.proposal_files import Boxes, StoredImage
 from sppnet.errors import ArtifactError, DataError, ResourceError, SppnetError
+from sppnet.progress_bar import show_progress
 from sppnet.sources import code_of
+from sppnet.store.entry import BOXES, Entry, Images, share_work
+from sppnet.store.feature_cache import FeatureCache
+
+_Found = tuple[str, Path]  # digest of an image, and the file of its boxes
 
 
 @runtime_checkable
 class ProposalSource(Protocol):
-    """Computes proposals from pixels."""
+    """Computes proposals from pixels, and nothing else."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -45,35 +48,50 @@ class ProposalSource(Protocol):
         """Propose windows of an RGB image, the best first, without duplicates."""
 
 
-class _Task(NamedTuple):
-    """An image to work on."""
+@runtime_checkable
+class SetSource(Protocol):
+    """Has the proposals of a set of images, from files or from other sources."""
 
-    path: Path
-    digest: str  # SHA-256 of the file
+    def read(
+        self, images: Sequence[StoredImage], proposals_of: Callable[[Sequence[StoredImage], Any], Boxes], /
+    ) -> Boxes:
+        """Get the proposals of some images.
+
+        Args:
+            images: Ids and files.
+            proposals_of: Gets those of another source, of either kind, from disk where they are kept.
+        """
 
 
 class _Work(NamedTuple):
-    """What to do with it."""
+    """What to do with images."""
 
     source: ProposalSource
-    cache: ProposalCache
+    cache_dir: Path
+    identity: Mapping[str, Any]
     max_pixels: int
+
+    def entry(self) -> Entry:
+        """Where boxes are kept."""
+        source = str(self.identity["source"])
+        cache = FeatureCache(self.cache_dir)
+        return cache.entry(self.identity, source=source, kind="proposals", dim=4, suffix=BOXES)
 
 
 def proposals_of(
     images: Sequence[StoredImage],
-    source: ProposalSource | MatProposals | JoinedProposals,
+    source: ProposalSource | SetSource,
     *,
     cache_dir: Path,
     jobs: int,
     max_pixels: int,
-) -> list[Float[Tensor, "_ 4"]]:
+) -> Boxes:
     """Get the proposals of every image, computing what is not on disk yet.
 
     Args:
         images: Ids and files, such as `AnnotatedImages.images`.
         source: `SelectiveSearch`, `EdgeBoxes`, the files of `MatProposals`, or several of them.
-        cache_dir: What is computed goes to, and comes from, `cache_dir/proposals`.
+        cache_dir: Where features are kept; what is computed goes there, and comes from there.
         jobs: Processes; 1 works in this one.
         max_pixels: Larger images are refused.
 
@@ -84,22 +102,11 @@ def proposals_of(
         DataError: An image or a proposals file cannot be used.
         ResourceError: The cache cannot be written, or a process was killed (memory).
     """
-    if isinstance(source, MatProposals):
-        return source.read(images)
-    if isinstance(source, JoinedProposals):
-        parts = [
-            proposals_of(images, one, cache_dir=cache_dir, jobs=jobs, max_pixels=max_pixels)
-            for one in source.sources.values()
-        ]
-        return [source.join(windows) for windows in zip(*parts, strict=True)]
-    cache = ProposalCache(cache_dir, _identity(source))
-    tasks = [_Task(image.path, _digest(image.path)) for image in images]
-    found = {task.digest: cache.find(task.digest) for task in tasks}
-    missing = list({task.digest: task for task in tasks if found[task.digest] is None}.values())
-    _compute(missing, _Work(source, cache, max_pixels), jobs)
-    for task in missing:
-        found[task.digest] = cache.find(task.digest)
-    return [_require(found[task.digest], cache) for task in tasks]
+    if isinstance(source, SetSource):
+        others = functools.partial(proposals_of, cache_dir=cache_dir, jobs=jobs, max_pixels=max_pixels)
+        return source.read(images, others)
+    work = _Work(source, cache_dir, _identity(source), max_pixels)
+    return _kept([image.path for image in images], work, jobs)
 
 
 def _identity(source: ProposalSource) -> dict[str, Any]:
@@ -107,45 +114,42 @@ def _identity(source: ProposalSource) -> dict[str, Any]:
     return {
         "source": type(source).__qualname__,
         "settings": dict(source.settings),
+        "view": {"kind": "as stored"},
         "code": code_of([read_image.__module__, type(source).__module__]),
         "pillow": PIL.__version__,  # its JPEG decoder
     }
 
 
-def _digest(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read ({error.strerror or error}); restore the file") from error
+def _kept(paths: Sequence[Path], work: _Work, jobs: int) -> Boxes:
+    """Find the boxes of images, or compute them; several with the same bytes count once."""
+    images = [Images.of([path]) for path in paths]
+    entry = work.entry()  # as long as it lives, nobody clears it away
+    found = {one.digest: file for one in images if (file := entry.find(one))}
+    missing = list({one.digest: one for one in images if one.digest not in found}.values())
+    if min(jobs, len(missing)) > 1:
+        found |= _shown(filter(None, _in_pool(missing, work, jobs)), len(missing))
+        missing = [one for one in missing if one.digest not in found]  # others are at them
+    found |= _shown(share_work(missing, lambda image: _propose(image, work)), len(missing))
+    return [_read(found[one.digest]) for one in images]
 
 
-def _compute(tasks: Sequence[_Task], work: _Work, jobs: int) -> None:
-    """Fill the cache. What another process is computing is left to it, and waited for at the end."""
-    outcomes = _in_pool(tasks, work, jobs) if min(jobs, len(tasks)) > 1 else _here(tasks, work)
-    for task, is_done in list(show_progress(outcomes, label="proposals", total=len(tasks))):
-        if not is_done:
-            _propose(task, work, wait=True)
+def _shown(found: Iterable[_Found], total: int) -> Iterator[_Found]:
+    return show_progress(found, label="proposals", total=total)
 
 
-def _here(tasks: Sequence[_Task], work: _Work) -> Iterator[tuple[_Task, bool]]:
-    for task in tasks:
-        yield task, _propose(task, work, wait=False)
-
-
-def _in_pool(tasks: Sequence[_Task], work: _Work, jobs: int) -> Iterator[tuple[_Task, bool]]:
+def _in_pool(missing: Sequence[Images], work: _Work, jobs: int) -> Iterator[_Found | None]:
     # A server that has imported torch once and never used it: forking this process would copy the locks
     # of its threads, and starting afresh would import torch in every worker.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(min(jobs, len(missing)), mp_context=context, initializer=_begin_worker)
     try:
-        futures = {pool.submit(_propose, task, work, wait=False): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        for future in as_completed([pool.submit(_propose, image, work) for image in missing]):
+            yield future.result()
     except BrokenProcessPool as error:
         raise ResourceError(
             f"one of {jobs} processes that computed proposals was killed (out of memory?); what was finished "
-            f"is in {work.cache.path}: run the same command again, with fewer jobs"
+            f"is in {work.cache_dir}: run the same command again, with fewer jobs"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -168,23 +172,28 @@ def _leave_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _propose(task: _Task, work: _Work, *, wait: bool) -> bool:
-    """Compute and keep an image's proposals; False when another process is at it."""
-    with work.cache.claim(task.digest, wait=wait) as is_ours:
-        if is_ours and work.cache.find(task.digest) is None:
-            # Boxes refer to the pixels as stored, whatever EXIF says.
-            image = read_image(task.path, upright=False, max_pixels=work.max_pixels)
-            try:
-                boxes = work.source.propose(image)
-            except SppnetError as error:
-                raise type(error)(f"{task.path}: {error}") from error
-            except Exception as error:  # OpenCV's own cannot be sent between processes
-                raise DataError(f"{task.path}: no proposals ({type(error).__name__}: {error})") from None
-            work.cache.write(task.digest, boxes)
-    return is_ours
+def _propose(images: Images, work: _Work) -> _Found | None:
+    """Compute and keep an image's proposals; None when another process is at it."""
+
+    def compute() -> bytes:
+        # Boxes refer to the pixels as stored, whatever EXIF says.
+        (path,) = images.paths
+        image = read_image(path, upright=False, max_pixels=work.max_pixels)
+        try:
+            boxes = work.source.propose(image)
+        except SppnetError as error:
+            raise type(error)(f"{path}: {error}") from error
+        except Exception as error:  # OpenCV's own cannot be sent between processes
+            raise DataError(f"{path}: no proposals ({type(error).__name__}: {error})") from None
+        return boxes.numpy().astype("<f4").tobytes()
+
+    file = work.entry().obtain(images, compute)
+    return None if file is None else (images.digest, file)
 
 
-def _require(boxes: Tensor | None, cache: ProposalCache) -> Tensor:
-    if boxes is None:
-        raise ArtifactError(f"{cache.path}: proposals written a moment ago are gone or damaged; run again")
-    return boxes
+def _read(file: Path) -> Float[Tensor, "n 4"]:
+    try:
+        rows = np.fromfile(file, "<f4").reshape(-1, 4)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: found a moment ago, and now gone or damaged; run again") from error
+    return torch.from_numpy(rows.astype(np.float32))

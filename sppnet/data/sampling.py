@@ -5,7 +5,6 @@ draws it had left.
 """
 
 import abc
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, final
 
@@ -14,14 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
+from sppnet.artifacts import stable_seed
 from sppnet.data.records import Draw
 from sppnet.data.sizes import BucketSizes, EpochSizes
-
-
-def stable_seed(*parts: int | str) -> int:
-    """A seed in [0, 2^63) made of numbers and names; the same in every process and Python version."""
-    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 class Pass(NamedTuple):

@@ -20,15 +20,14 @@ from typing import final
 import numpy as np
 from PIL import Image
 
-from sppnet.artifacts import content_key
+from sppnet.artifacts import content_key, stable_seed
 from sppnet.data.folder import list_classes
-from sppnet.data.progress import show_progress
-from sppnet.data.sampling import stable_seed
 from sppnet.data.shape_annotations import AnnotatedImage, write_image_sets, write_voc_image
 from sppnet.data.shape_drawing import Placement, paint_scene
 from sppnet.data.shape_outlines import CLASSES
 from sppnet.data.splits import ImageSet, ImageSplits, Selection, split_given
 from sppnet.errors import ConfigError, ResourceError
+from sppnet.progress_bar import show_progress
 
 _VERSION = 2  # to be raised with every change that draws other images
 _SHORT_SIDE = (110, 220)  # pixels, uniformly

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from sppnet.data.sampling import stable_seed
+from sppnet.artifacts import stable_seed
 from sppnet.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int, Int8
 from torch import Tensor
 
-from sppnet.data.sampling import stable_seed
+from sppnet.artifacts import stable_seed
 from sppnet.data.shapes import build_shapes, default_root
 from sppnet.data.splits import ImageSet
 from sppnet.data.voc2007 import AnnotatedImages, class_labels, read_voc

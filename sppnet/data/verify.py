@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from sppnet.data.images import BadImageError, read_image
-from sppnet.data.progress import show_progress
 from sppnet.data.splits import ImageSet
 from sppnet.errors import DataError
+from sppnet.progress_bar import show_progress
 
 _NUM_LISTED = 20
 _MAX_THREADS = 8

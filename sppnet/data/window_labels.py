@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sppnet.data.voc2007 import AnnotatedImage
 from sppnet.errors import ConfigError
 from sppnet.ops.boxes import iou, require_boxes
 from sppnet.ops.suppression import suppress
@@ -26,6 +27,19 @@ class GroundTruth(NamedTuple):
     boxes_xyxy: Float[Tensor, "m 4"]  # 0-based inclusive pixels
     labels: Int[Tensor, " m"]  # 0 is the first class
     is_difficult: Bool[Tensor, " m"]
+
+
+@final
+class DetectionImage(NamedTuple):
+    """An annotated image to detect objects in, and where they may be."""
+
+    image: AnnotatedImage
+    proposals: Float[Tensor, "p 4"]  # x1 y1 x2 y2, 0-based inclusive pixels of the file as stored
+
+    @property
+    def truth(self) -> GroundTruth:
+        """Its objects."""
+        return GroundTruth(self.image.boxes_xyxy, self.image.labels, self.image.is_difficult)
 
 
 @final

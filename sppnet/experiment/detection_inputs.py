@@ -9,8 +9,8 @@ from sppnet.experiment.network import TrainedNetwork, load_network
 from sppnet.experiment.take import Take
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
     from sppnet.data.voc2007 import AnnotatedImages
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
     from sppnet.features.conv_maps import ConvMaps
     from sppnet.features.window_source import WindowSource
@@ -34,8 +34,8 @@ def annotated(take: Take, image_set: str) -> "AnnotatedImages":
 
 def proposed(take: Take, images: "AnnotatedImages") -> "list[DetectionImage]":
     """Add the proposals: computed by a run before this one, or read from files."""
-    from sppnet.data.detection_images import DetectionImage
     from sppnet.data.proposals import proposals_of
+    from sppnet.data.window_labels import DetectionImage
 
     proposals = proposals_of(
         images.images,
@@ -49,8 +49,8 @@ def proposed(take: Take, images: "AnnotatedImages") -> "list[DetectionImage]":
 
 def maps_of(take: Take, net: "SppNet", paths: Sequence[Path], *, is_mirrored: bool = False) -> "ConvMaps":
     """The maps of some images, kept on disk or not as the configuration says."""
-    from sppnet.features.cache import FeatureCache
     from sppnet.features.conv_maps import ConvMaps
+    from sppnet.store.feature_cache import FeatureCache
 
     loading = take.conf.data_loading
     return ConvMaps(

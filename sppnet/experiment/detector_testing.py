@@ -13,8 +13,8 @@ from sppnet.experiment.detector_training import MACHINES, REGRESSORS
 from sppnet.experiment.take import Outcome, Take
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
     from sppnet.data.voc2007 import AnnotatedImages
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
     from sppnet.metrics.detection_ap import Detections
     from sppnet.models.sppnet import SppNet
@@ -70,7 +70,7 @@ def combine(take: Take) -> Outcome:
     """Suppress the union of what several detectors have found (§4.4)."""
     import torch
 
-    from sppnet.data.detection_images import DetectionImage
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.models.weights import read_tensors
     from sppnet.tasks import detector
     from sppnet.tasks.detection import unpack
@@ -92,7 +92,7 @@ def measure_seconds(take: Take) -> Outcome:
     """
     import torch
 
-    from sppnet.data.sampling import stable_seed
+    from sppnet.artifacts import stable_seed
     from sppnet.tasks.timing import time_detection
 
     take.progress("measuring seconds")

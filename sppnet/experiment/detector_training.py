@@ -18,7 +18,7 @@ from sppnet.experiment.detection_inputs import (
 from sppnet.experiment.take import Outcome, Take
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.features.window_source import WindowSource
 
 MACHINES: Final = "svm.safetensors"

@@ -17,9 +17,9 @@ if TYPE_CHECKING:  # import torch
 
 def extract_features(take: Take) -> Outcome:
     """Compute, in one pass, every layer that the table's cells want of these images in this view."""
-    from sppnet.features.cache import FeatureCache
     from sppnet.features.extract import extract
     from sppnet.features.specs import FeatureSpec
+    from sppnet.store.feature_cache import FeatureCache
 
     take.progress("extracting features")
     net = load_network(take.one_below("network")).net
@@ -100,9 +100,9 @@ def transfer(take: Take) -> Outcome:
 
 def _features_of(take: Take, net: "SppNet", target: "TargetImages") -> "Features":
     """The cell's layer, out of the cache; or, for a pyramid's level, the part of the whole pyramid."""
-    from sppnet.features.cache import FeatureCache
     from sppnet.features.extract import extract
     from sppnet.features.specs import FeatureSpec, level_columns
+    from sppnet.store.feature_cache import FeatureCache
 
     assert take.conf.transfer is not None
     spec = FeatureSpec(take.conf.transfer.layer, None)

@@ -17,7 +17,7 @@ from sppnet.experiment.network import architecture, build_net, save_network
 from sppnet.experiment.take import Outcome, Take
 
 if TYPE_CHECKING:  # import torch
-    from sppnet.data.detection_images import DetectionImage
+    from sppnet.data.window_labels import DetectionImage
     from sppnet.features.window_batches import WindowDataModule
     from sppnet.models.sppnet import SppNet
 
@@ -83,7 +83,7 @@ def _with_new_output(take: Take, pretrained: "SppNet", *, num_outputs: int) -> "
     """The same network with another last layer: "the fc8 layer is initialised with N(0, 0.01^2)" (§4.1)."""
     import torch
 
-    from sppnet.data.sampling import stable_seed
+    from sppnet.artifacts import stable_seed
 
     net = build_net(architecture(take.one_below("network")), num_classes=num_outputs)
     kept = {name: value for name, value in pretrained.state_dict().items() if not name.startswith("fc8.")}

@@ -9,7 +9,6 @@ Axes: c channels, h w cells.
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,20 +20,20 @@ from jaxtyping import Float, Float16
 from torch import Tensor
 
 from sppnet.data.images import image_size, read_image, resize_short_side
-from sppnet.data.progress import show_progress
-from sppnet.errors import ConfigError, DataError, NonFiniteError, ResourceError
-from sppnet.features.cache import MAPS, Entry, FeatureCache
+from sppnet.errors import ConfigError, NonFiniteError, ResourceError
 from sppnet.features.compute import frozen
-from sppnet.features.identity import extractor_identities, images_digest
+from sppnet.features.identity import extractor_identities
 from sppnet.features.specs import FeatureSpec
 from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
+from sppnet.progress_bar import show_progress
 from sppnet.sources import code_of
+from sppnet.store.entry import MAPS, Entry, Images
+from sppnet.store.feature_cache import FeatureCache
 
 log = logging.getLogger(__name__)
 _MAPS = FeatureSpec("conv5", None)
 _NUM_REMEMBERED = 32  # maps in memory: of some images at five scales, 16 MB an image
-_SECONDS_BETWEEN_LOOKS = 0.05
 _OWN_CODE = code_of([__name__])  # read when this was loaded, as that of the net is
 _LARGEST = torch.finfo(torch.float16).max
 
@@ -70,8 +69,8 @@ class ConvMaps:
         self.max_pixels = max_pixels
         self.upright = upright
         self._cache = cache
-        self._entries: dict[int, tuple[Entry, dict[str, list[Path]]]] = {}
-        self._digests: dict[int, str] = {}
+        self._entries: dict[int, Entry] = {}
+        self._known: dict[int, Images] = {}
         self._recent: dict[tuple[int, int], Tensor] = {}
         self._lock = threading.Lock()
 
@@ -130,8 +129,8 @@ class ConvMaps:
 
     def _require_space(self, scale: int) -> None:
         assert self._cache is not None
-        entry, listed = self._entry(scale)
-        missing = [index for index in range(len(self.paths)) if not listed.get(self._digest(index)[:32])]
+        entry = self._entry(scale)
+        missing = [index for index in range(len(self.paths)) if not entry.listed(self._images(index))]
         cells = 0
         for index in missing:
             width, height = self.size(index)
@@ -149,25 +148,10 @@ class ConvMaps:
         return self.net.backbone.receptive_field.stride
 
     def _kept(self, index: int, scale: int) -> Float16[Tensor, "h w c"]:
-        entry, listed = self._entry(scale)
-        images = self._digest(index)
-        if file := entry.find(rows=None, candidates=listed.get(images[:32], ())):
-            return safetensors.torch.load_file(file)["maps"]
-        while True:
-            with entry.claim(images) as is_ours:
-                if is_ours:
-                    if file := entry.find(rows=None, candidates=entry.listed(images)):
-                        entry.counts.reused += 1
-                        maps = safetensors.torch.load_file(file)["maps"]
-                    else:
-                        entry.clear(images)
-                        maps = self._computed(index, scale)
-                        if images_digest([self.paths[index]]) != images:
-                            raise DataError(f"{self.paths[index]}: changed while it was read; run again")
-                        file = entry.write(images, safetensors.torch.save({"maps": maps}))
-                    listed[images[:32]] = [file]
-                    return maps
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        def compute() -> bytes:
+            return safetensors.torch.save({"maps": self._computed(index, scale)})
+
+        return safetensors.torch.load_file(self._entry(scale).get(self._images(index), compute))["maps"]
 
     def _computed(self, index: int, scale: int) -> Float16[Tensor, "h w c"]:
         path, net = self.paths[index], self.net
@@ -196,13 +180,13 @@ class ConvMaps:
     def _device(self) -> torch.device:
         return next(self.net.parameters()).device
 
-    def _digest(self, index: int) -> str:
-        if index not in self._digests:
-            self._digests[index] = images_digest([self.paths[index]])
-        return self._digests[index]
+    def _images(self, index: int) -> Images:
+        if index not in self._known:
+            self._known[index] = Images.of([self.paths[index]])
+        return self._known[index]
 
-    def _entry(self, scale: int) -> tuple[Entry, dict[str, list[Path]]]:
-        """The shards of one scale, and a list of its files, read once."""
+    def _entry(self, scale: int) -> Entry:
+        """The shards of one scale."""
         assert self._cache is not None
         with self._lock:
             if scale not in self._entries:
@@ -214,12 +198,11 @@ class ConvMaps:
                     max_pixels=self.max_pixels,
                 )
                 (identity,) = extractor_identities(self.net, [_MAPS], view).values()
-                entry = self._cache.entry(
+                self._entries[scale] = self._cache.entry(
                     {**identity, "dtype": "float16", "is_mirrored": self.is_mirrored, "maps": _OWN_CODE},
-                    network=self.net.backbone.name,
-                    feature="maps, mirrored" if self.is_mirrored else "maps",
+                    source=self.net.backbone.name,
+                    kind="maps, mirrored" if self.is_mirrored else "maps",
                     dim=self.net.backbone.out_channels,
                     suffix=MAPS,
                 )
-                self._entries[scale] = entry, entry.listed_all()
             return self._entries[scale]

@@ -3,30 +3,28 @@
 Axes: n images, dim numbers per vector.
 """
 
-import contextlib
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from sppnet.data.progress import show_progress
-from sppnet.errors import ConfigError, DataError
-from sppnet.features.cache import Entry, FeatureCache
+from sppnet.errors import ConfigError
 from sppnet.features.compute import compute_rows, frozen, vector_lengths
-from sppnet.features.identity import extractor_identities, images_digest
+from sppnet.features.identity import extractor_identities
 from sppnet.features.shards import Features
 from sppnet.features.specs import FeatureSpec, level_columns
 from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
+from sppnet.progress_bar import show_progress
+from sppnet.store.entry import Entry, Images, obtain, share_work
+from sppnet.store.feature_cache import FeatureCache
 
-__all__ = ["ExtractView", "FeatureCache", "FeatureSpec", "Features", "extract", "level_columns"]
+__all__ = ["ExtractView", "FeatureSpec", "Features", "extract", "level_columns"]
 
 _MAX_THREADS = 8
-_SECONDS_BETWEEN_LOOKS = 0.05
 log = logging.getLogger(__name__)
 
 
@@ -67,7 +65,7 @@ def extract(
     with frozen(net):
         lengths = vector_lengths(net, specs, view)
         entries = {
-            spec: cache.entry(identity, network=net.backbone.name, feature=spec.name, dim=lengths[spec])
+            spec: cache.entry(identity, source=net.backbone.name, kind=spec.name, dim=lengths[spec])
             for spec, identity in extractor_identities(net, specs, view).items()
         }
         job = _Job(net, view, cache, entries)
@@ -88,11 +86,10 @@ def extract(
 
 @dataclass(frozen=True)
 class _Shard:
-    """Consecutive images, the digest of their bytes, and where their rows are."""
+    """Consecutive images, and where their rows are."""
 
-    paths: Sequence[Path]
-    images: str
-    files: dict[FeatureSpec, Path] = field(default_factory=dict)
+    images: Images
+    files: dict[FeatureSpec, Path]
 
 
 @final
@@ -107,16 +104,11 @@ class _Job:
 
     def look_up(self, paths: Sequence[Path]) -> list[_Shard]:
         """Digest all images, and every shard that there is of them."""
-        listed = {spec: entry.listed_all() for spec, entry in self.entries.items()}
 
         def look_up_one(start: int) -> _Shard:
-            part = paths[start : start + self.cache.shard_images]
-            shard = _Shard(part, images_digest(part))
-            for spec, entry in self.entries.items():
-                candidates = listed[spec].get(shard.images[:32], ())
-                if file := entry.find(rows=len(part), candidates=candidates):
-                    shard.files[spec] = file
-            return shard
+            images = Images.of(paths[start : start + self.cache.shard_images])
+            files = {spec: file for spec, entry in self.entries.items() if (file := entry.find(images))}
+            return _Shard(images, files)
 
         starts = range(0, len(paths), self.cache.shard_images)
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
@@ -129,10 +121,10 @@ class _Job:
         """Compute what is missing; what another process computes is waited for, at the end."""
         if not missing:
             return
-        num_images = sum(len(shard.paths) for shard in missing)
+        num_images = sum(len(shard.images.paths) for shard in missing)
         num_bytes = {
             spec.name: sum(
-                entry.shard_bytes(len(shard.paths)) for shard in missing if spec not in shard.files
+                entry.shard_bytes(len(shard.images.paths)) for shard in missing if spec not in shard.files
             )
             for spec, entry in self.entries.items()
         }
@@ -142,46 +134,18 @@ class _Job:
             f"{self.net.backbone.name}: {names} of {num_images} images ({self.view.kind} view): "
             f"{sum(num_bytes.values()) / 1e9:.3f} GB will be written to {self.cache.root}"
         )
-        for done, _ in enumerate(show_progress(self._work(missing), label="features", total=num_images), 1):
+        images = (path for shard in share_work(missing, self._complete) for path in shard.images.paths)
+        for done, _ in enumerate(show_progress(images, label="features", total=num_images), 1):
             if report is not None and done % self.cache.shard_images == 0:
                 report(done, num_images)
 
-    def _work(self, left: Sequence[_Shard]) -> Iterator[Path]:
-        """Yield images as their features are there."""
-        while left:
-            busy = []
-            for shard in left:
-                if self._complete(shard):
-                    yield from shard.paths
-                else:
-                    busy.append(shard)
-            if len(busy) == len(left):  # others are at all of them
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-            left = busy
+    def _complete(self, shard: _Shard) -> _Shard | None:
+        """Compute what no other process is computing of a shard; None if that is not everything."""
 
-    def _complete(self, shard: _Shard) -> bool:
-        """Compute what no other process is computing of a shard; returns whether everything is there."""
-        with contextlib.ExitStack() as claims:
-            ours = []
-            for spec, entry in self.entries.items():
-                if spec in shard.files or not claims.enter_context(entry.claim(shard.images)):
-                    continue
-                # Another process may have finished it since it was first looked for.
-                candidates = entry.listed(shard.images)
-                if file := entry.find(rows=len(shard.paths), candidates=candidates):
-                    shard.files[spec] = file
-                    self.cache.counts.reused += 1
-                else:
-                    entry.clear(shard.images)
-                    ours.append(spec)
-            if ours:
-                self._compute(shard, ours)
-        return len(shard.files) == len(self.entries)
+        def compute(specs: list[FeatureSpec]) -> dict[FeatureSpec, bytes]:
+            rows = compute_rows(self.net, shard.images.paths, specs, self.view)
+            return {spec: rows[spec].numpy().astype("<f4", copy=False).tobytes() for spec in specs}
 
-    def _compute(self, shard: _Shard, specs: Sequence[FeatureSpec]) -> None:
-        rows = compute_rows(self.net, shard.paths, specs, self.view)
-        if images_digest(shard.paths) != shard.images:
-            raise DataError(f"{shard.paths[0].parent}: image files changed while they were read; run again")
-        for spec in specs:
-            data = rows[spec].numpy().astype("<f4", copy=False).tobytes()
-            shard.files[spec] = self.entries[spec].write(shard.images, data)
+        wanted = {spec: entry for spec, entry in self.entries.items() if spec not in shard.files}
+        shard.files.update(obtain(wanted, shard.images, compute))
+        return shard if len(shard.files) == len(self.entries) else None

@@ -2,17 +2,15 @@
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import PIL
 import torch
 from torch import Tensor, fx, nn
 
-from sppnet.artifacts import content_key, file_digest
-from sppnet.errors import DataError
+from sppnet.artifacts import content_key
 from sppnet.features.compute import compute_rows
 from sppnet.features.specs import FeatureSpec
 from sppnet.features.views import ExtractView
@@ -118,21 +116,6 @@ def source_digest(net: nn.Module) -> str:
 
 # Read now, when this code was loaded: editing a file under a running process does not change what it runs.
 _OWN_CODE = code_of([compute_rows.__module__])
-
-
-def images_digest(paths: Iterable[Path]) -> str:
-    """SHA-256 of the bytes of image files, in order; what they are called does not count.
-
-    Raises:
-        DataError: A file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            digest.update(bytes.fromhex(file_digest(path)))
-        except OSError as error:
-            raise DataError(f"{path}: cannot read ({error.strerror or error}); restore the file") from error
-    return digest.hexdigest()
 
 
 def _release(version: str) -> str:

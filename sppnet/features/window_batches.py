@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from sppnet.data.detection_images import DetectionImage
-from sppnet.data.sampling import stable_seed
+from sppnet.artifacts import stable_seed
+from sppnet.data.window_labels import DetectionImage
 from sppnet.errors import ConfigError
 from sppnet.features.window_draws import (
     LabelledWindows,

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sppnet.data.detection_images import DetectionImage
-from sppnet.data.window_labels import label_for_finetuning
+from sppnet.data.window_labels import DetectionImage, label_for_finetuning
 from sppnet.errors import ConfigError, DataError
 
 

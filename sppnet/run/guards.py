@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from sppnet.data.sampling import stable_seed
+from sppnet.artifacts import stable_seed
 from sppnet.errors import NonFiniteError
 from sppnet.run.interrupts import Interruption
 

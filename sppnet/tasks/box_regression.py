@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sppnet.data.detection_images import DetectionImage
-from sppnet.data.sampling import stable_seed
-from sppnet.data.window_labels import AssignedWindows, assign_truth
+from sppnet.artifacts import stable_seed
+from sppnet.data.window_labels import AssignedWindows, DetectionImage, assign_truth
 from sppnet.estimators.box_regressor import BoxRegressor
 from sppnet.features.ahead import Request, rows_ahead
 from sppnet.features.window_source import WindowSource

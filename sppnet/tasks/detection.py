@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from sppnet.data.detection_images import DetectionImage
+from sppnet.data.window_labels import DetectionImage
 from sppnet.features.ahead import Request, rows_ahead
 from sppnet.features.window_source import WindowSource
 from sppnet.metrics.detection_ap import Detections, Truth, VocDetectionAP

@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sppnet.data.detection_images import DetectionImage
-from sppnet.data.sampling import stable_seed
-from sppnet.data.window_labels import windows_of_image
+from sppnet.artifacts import stable_seed
+from sppnet.data.window_labels import DetectionImage, windows_of_image
 from sppnet.features.window_source import WindowSource
 
 _NUM_IMAGES: Final = 150

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sppnet.data.detection_images import DetectionImage
-from sppnet.data.sampling import stable_seed
-from sppnet.data.window_labels import label_for_svm, windows_of_image
+from sppnet.artifacts import stable_seed
+from sppnet.data.window_labels import DetectionImage, label_for_svm, windows_of_image
 from sppnet.errors import ConfigError, DataError
 from sppnet.estimators.hard_negatives import HardNegativeSvm
 from sppnet.features.ahead import Request, rows_ahead

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,12 +18,12 @@ from sppnet.errors import ArtifactError, DataError
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A cache of three images' pooled and fc7 features."""
-    from sppnet.features.cache import FeatureCache
     from sppnet.features.extract import ExtractView, FeatureSpec, extract
     from sppnet.models.backbones import LayeredBackbone
     from sppnet.models.initialise import DataDependentInit
     from sppnet.models.normalise import InputNorm
     from sppnet.models.sppnet import SppNet
+    from sppnet.store.feature_cache import FeatureCache
 
     conv = {"conv": 8, "kernel": 3, "stride": 1, "padding": 1}
     net = SppNet(
@@ -44,18 +45,49 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_stat_prints_a_line_per_network_layer_and_view(root, capsys):
+def test_stat_prints_a_line_per_layer_network_and_view(root, capsys):
     assert main(["stat", str(root)]) == 0
     header, *rows, total = capsys.readouterr().out.splitlines()
     assert re.split(r"\s{2,}", header)[:7] == [
-        "network", "feature", "view", "short side", "images", "dim", "GB",
+        "kind", "source", "view", "short side", "images", "dim", "GB",
     ]  # fmt: skip
     cells = sorted(re.split(r"\s{2,}", row)[:7] for row in rows)
     assert cells == [
-        ["two layers", "conv5@3", "crop", "16", "3", "72", "0.000"],
-        ["two layers", "fc7", "crop", "16", "3", "6", "0.000"],
+        ["conv5@3", "two layers", "crop", "16", "3", "72", "0.000"],
+        ["fc7", "two layers", "crop", "16", "3", "6", "0.000"],
     ]
-    assert total == "2 extractors, 0.000 GB"
+    assert total == "2 entries, 0.000 GB"
+
+
+class Corner:
+    """Proposes the upper left corner."""
+
+    settings: ClassVar = {}
+
+    def propose(self, image: Image.Image):
+        import torch
+
+        return torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+
+
+def test_proposals_are_looked_after_with_the_features(root, tmp_path, capsys):
+    from sppnet.data.proposals import proposals_of
+
+    class ImageFile(NamedTuple):
+        image_id: str
+        path: Path
+
+    images = [ImageFile(str(i), tmp_path / f"{i}.png") for i in range(3)]
+    proposals_of(images, Corner(), cache_dir=root, jobs=1, max_pixels=10_000)
+    assert main(["stat", str(root)]) == 0
+    _, *rows, total = capsys.readouterr().out.splitlines()
+    cells = [re.split(r"\s{2,}", row)[:7] for row in rows]
+    assert ["proposals", "Corner", "as stored", "-", "3", "4", "0.000"] in cells
+    assert total == "3 entries, 0.000 GB"
+    assert main(["verify", str(root)]) == 0
+    assert capsys.readouterr().out == "5 shards, all whole\n"
+    assert main(["gc", str(root), "--all"]) == 0
+    assert [path.name for path in root.iterdir()] == [".locks"]
 
 
 def test_stat_of_hostile_text_stays_on_its_line(root, capsys):

@@ -37,7 +37,7 @@ class Kill(NamedTuple):
 BEHIND_MAPS = ("networks/*finetuned*", "detectors", "table9")
 MAPS = ("maps", ".cache/*/entry.json", ".cache/*/*.safetensors")
 KILLS = [
-    Kill("proposals", ("proposals", ".cache/proposals", *BEHIND_MAPS), ".cache/proposals/*/*.boxes", 3),
+    Kill("proposals", ("proposals", ".cache/*/*.boxes", *BEHIND_MAPS), ".cache/*/*.boxes", 3),
     Kill("network", ("networks", *MAPS, *BEHIND_MAPS), "networks/*/checkpoint-*.ckpt", 1),
     Kill("maps", (*MAPS, *BEHIND_MAPS), ".cache/*/*.safetensors", 2),
     Kill("finetuning", ("networks/*finetuned*", *BEHIND_MAPS), "networks/*finetuned*/checkpoint-*.ckpt", 1),

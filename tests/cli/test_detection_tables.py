@@ -62,11 +62,11 @@ def overlaps(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def proposed(runs: Path) -> set[tuple[float, ...]]:
-    """The proposals of all images, as rows of float32 behind a digest."""
+    """The proposals of all images, as rows of float32."""
     return {
         tuple(row)
-        for file in runs.glob(".cache/proposals/*/*.boxes")
-        for row in np.frombuffer(file.read_bytes()[32:], "<f4").reshape(-1, 4).tolist()
+        for file in runs.glob(".cache/*/*.boxes")
+        for row in np.frombuffer(file.read_bytes(), "<f4").reshape(-1, 4).tolist()
     }
 
 
@@ -80,7 +80,7 @@ def test_cells_share_proposals_maps_and_the_network(sppnet, capfd, detectors: Pa
     # Fine-tuned fc7 has SVMs of its own; the regressors see what is pooled, which it leaves as it was.
     own = {"network": 1, "finetuning": 1, "machines": 2, "regressors": 1, "detection": 2}
     assert stages(before) == {**HALVES, **own}
-    assert len(list(detectors.glob(".cache/proposals/*/*.boxes"))) == 12
+    assert len(list(detectors.glob(".cache/*/*.boxes"))) == 12
     assert len(list(detectors.glob(".cache/*/*.safetensors"))) == 12
     capfd.readouterr()
     assert sppnet(*table9) == 0

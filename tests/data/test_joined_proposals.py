@@ -100,7 +100,7 @@ def test_each_source_keeps_its_own_windows_on_disk(images, tmp_path):
     small, large = Tiles(10), Tiles(20)
     compute(images, tmp_path, JoinedProposals({"small": small, "large": large}))
     assert (small.num_asked, large.num_asked) == (3, 3)
-    assert len(list(tmp_path.glob("cache/proposals/*/settings.json"))) == 2
+    assert len(list(tmp_path.glob("cache/*/entry.json"))) == 2
     again = Tiles(20)
     compute(images, tmp_path, again)
     compute(images, tmp_path, JoinedProposals({"one": again}))

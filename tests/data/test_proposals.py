@@ -15,6 +15,7 @@ from sppnet.data.proposals import proposals_of
 from sppnet.data.selective_search import SelectiveSearch
 from sppnet.errors import ConfigError, DataError, ResourceError
 from sppnet.ops.boxes import iou
+from sppnet.store.housekeeping import gc, stat, verify
 
 OBJECTS = [[20.0, 30.0, 79.0, 89.0], [110.0, 15.0, 149.0, 104.0]]
 SCORING = {
@@ -82,7 +83,8 @@ def compute(images, tmp_path: Path, source=None, jobs: int = 1) -> list[torch.Te
 
 
 def box_files(tmp_path: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("cache/proposals/*/*.boxes")}
+    """Inodes: a file that is written again is another one."""
+    return {file.name: file.stat().st_ino for file in tmp_path.glob("cache/*/*.boxes")}
 
 
 def test_regions_of_one_colour_are_proposed_to_the_pixel():
@@ -172,7 +174,7 @@ def test_another_setting_is_another_folder(images, tmp_path):
     compute(images[:1], tmp_path)
     compute(images[:1], tmp_path, search(min_side=21))
     compute(images[:1], tmp_path, edge_boxes())
-    assert len(list(tmp_path.glob("cache/proposals/*/settings.json"))) == 3
+    assert len(list(tmp_path.glob("cache/*/entry.json"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_another_setting_is_another_folder(images, tmp_path):
 )
 def test_a_damaged_file_is_computed_again(images, tmp_path, damage, caplog):
     first = compute(images[:1], tmp_path)
-    file = next(tmp_path.glob("cache/proposals/*/*.boxes"))
+    file = next(tmp_path.glob("cache/*/*.boxes"))
     file.write_bytes(damage(file.read_bytes()))
     assert torch.equal(compute(images[:1], tmp_path)[0], first[0])
     assert "damaged" in caplog.text
@@ -238,6 +240,80 @@ def test_a_killed_job_loses_the_image_it_was_at(images, tmp_path):
     assert kept.items() <= box_files(tmp_path).items() and len(box_files(tmp_path)) == len(images)
     # Two processes shared out the rest; only what the first was at when it was killed was begun twice.
     assert len((tmp_path / "begun").read_text()) <= len(images) + 1
+
+
+def test_what_is_kept_is_listed_verified_and_cleared_with_the_rest_of_the_cache(images, tmp_path):
+    first = compute(images[:3], tmp_path)
+    compute(images[:1], tmp_path, edge_boxes())
+    root = tmp_path / "cache"
+    reports = {report.source: report for report in stat(root)}
+    found = reports["SelectiveSearch"]
+    assert (found.kind, found.view, found.short_side) == ("proposals", "as stored", 0)
+    assert (found.images, found.dim, found.num_bytes) == (3, 4, 16 * sum(map(len, first)))
+    assert reports["EdgeBoxes"].images == 1
+    assert verify(root) == (4, [])
+    assert gc(root, unused_days=1.0, max_bytes=None).shards == 0
+    assert gc(root, unused_days=None, max_bytes=0).shards == 4
+    assert [path.name for path in root.iterdir()] == [".locks"]
+
+
+def test_damage_is_named_by_verify_until_it_is_computed_again(images, tmp_path):
+    first = compute(images[:2], tmp_path)
+    file = next(tmp_path.glob("cache/*/*.boxes"))
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    assert verify(tmp_path / "cache") == (2, [file])
+    again = compute(images[:2], tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
+    assert verify(tmp_path / "cache") == (2, [])
+
+
+def test_gc_leaves_what_a_process_is_at(images, tmp_path):
+    job = start(images, tmp_path)
+    while len(box_files(tmp_path)) < 2:
+        time.sleep(0.01)
+    freed = gc(tmp_path / "cache", unused_days=None, max_bytes=0)
+    assert (freed.shards, len(freed.held)) == (0, 1)
+    os.kill(job, signal.SIGKILL)
+    os.waitpid(job, 0)
+    freed = gc(tmp_path / "cache", unused_days=None, max_bytes=0)
+    assert (freed.shards >= 2, freed.held) == (True, ())
+
+
+def test_the_image_a_job_is_at_is_waited_for_at_the_end_and_taken_over_when_that_job_dies(images, tmp_path):
+    job = start(images, tmp_path)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.001)
+    os.kill(job, signal.SIGSTOP)  # inside the first image
+    other = start(images, tmp_path)
+    deadline = time.monotonic() + 20
+    while len(box_files(tmp_path)) < len(images) - 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert len(box_files(tmp_path)) == len(images) - 1
+    assert os.waitpid(other, os.WNOHANG) == (0, 0)
+    os.kill(job, signal.SIGKILL)
+    os.waitpid(job, 0)
+    assert os.waitpid(other, 0)[1] == 0
+    assert len(box_files(tmp_path)) == len(images)
+
+
+class Rewriting:
+    """Proposes nothing, but writes the file."""
+
+    settings: ClassVar = {}
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def propose(self, image: Image.Image) -> torch.Tensor:
+        image.rotate(180).save(self.path)
+        return torch.zeros(0, 4)
+
+
+def test_an_image_that_changes_while_it_is_read_is_refused(images, tmp_path):
+    with pytest.raises(DataError, match=r"0\.png: changed while it was read"):
+        compute(images[:1], tmp_path, Rewriting(images[0].path))
+    assert not box_files(tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_says_so(images, tmp_path):

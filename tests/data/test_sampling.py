@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from sppnet.artifacts import stable_seed
 from sppnet.data.records import Draw
-from sppnet.data.sampling import BucketSampler, EpochSampler, stable_seed
+from sppnet.data.sampling import BucketSampler, EpochSampler
 from sppnet.data.sizes import BucketSizes, CyclicSizes, RandomSizes
 from sppnet.errors import ConfigError
 

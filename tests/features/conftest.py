@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sppnet.features.cache import FeatureCache
 from sppnet.features.views import ExtractView
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import DataDependentInit
 from sppnet.models.normalise import InputNorm
 from sppnet.models.sppnet import SppNet
+from sppnet.store.feature_cache import FeatureCache
 
 SIZES = ((24, 18), (18, 24), (30, 18), (18, 18))
 LAYERS = (

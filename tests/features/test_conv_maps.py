@@ -12,9 +12,9 @@ from PIL import Image
 from sppnet.cli.cache import main
 from sppnet.data.images import resize_short_side
 from sppnet.errors import ConfigError, DataError, NonFiniteError, ResourceError
-from sppnet.features import housekeeping
-from sppnet.features.cache import FeatureCache
 from sppnet.features.conv_maps import ConvMaps
+from sppnet.store import housekeeping
+from sppnet.store.feature_cache import FeatureCache
 
 SCALE = 21
 
@@ -240,8 +240,8 @@ def test_maps_are_listed_verified_and_cleared_with_the_rest_of_the_cache(make_ma
     straight, mirrored = make_maps(), make_maps(is_mirrored=True)
     straight.fill(SCALE, workers=1)
     mirrored.at(0, 2 * SCALE)
-    reports = {report.feature: report for report in housekeeping.stat(cache.root)}
-    assert {(one.feature, one.short_side, one.images, one.dim) for one in reports.values()} == {
+    reports = {report.kind: report for report in housekeeping.stat(cache.root)}
+    assert {(one.kind, one.short_side, one.images, one.dim) for one in reports.values()} == {
         ("maps", SCALE, 10, 8),
         ("maps, mirrored", 2 * SCALE, 1, 8),
     }

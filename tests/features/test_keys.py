@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 import sppnet
-from sppnet.features.cache import FeatureCache
 from sppnet.features.compute import compute_rows
 from sppnet.features.extract import FeatureSpec, extract
 from sppnet.models.normalise import InputNorm
 from sppnet.sources import code_of
+from sppnet.store.feature_cache import FeatureCache
 
 POOL, FC6, FC7 = map(FeatureSpec.parse, ("pool", "fc6", "fc7"))
 LAYERS = (
@@ -130,7 +130,7 @@ def test_any_edit_of_the_code_that_computes_features_counts_and_no_other(tmp_pat
         (package / name).write_text(source + "\n# edited\n")
         assert code() != before
         (package / name).write_text(source)
-    for name in ("tasks/classification.py", "cli/main.py", "features/cache.py"):
+    for name in ("tasks/classification.py", "cli/main.py", "store/entry.py"):
         (package / name).write_text("# edited\n")
         assert code() == before
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.features.cache import ROWS, Entry, FeatureCache, entries, shard_files
 from sppnet.features.extract import FeatureSpec, extract
-from sppnet.features.housekeeping import gc
-from sppnet.features.identity import images_digest
+from sppnet.store.entry import ROWS, Entry, Images, shard_files
+from sppnet.store.feature_cache import FeatureCache, entries
+from sppnet.store.housekeeping import gc
 
 SPECS = [FeatureSpec.parse("conv4@3,1"), FeatureSpec.parse("fc7")]
 SHARD_IMAGES = 2
@@ -143,7 +143,7 @@ def test_fifty_rounds_of_sharing_the_work(run, expected, tmp_path, number):
 def test_a_busy_shard_is_left_for_the_end_and_taken_over_when_its_owner_dies(run, expected, paths, tmp_path):
     root = tmp_path / "shared"
     run()
-    first = images_digest(paths[:SHARD_IMAGES])
+    first = Images.of(paths[:SHARD_IMAGES])
     for name in expected:
         (root / name).unlink()
     read, write = os.pipe()

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from sppnet.errors import ResourceError
-from sppnet.features.cache import FeatureCache, entries, shard_files
 from sppnet.features.extract import FeatureSpec, extract
-from sppnet.features.housekeeping import gc, stat, verify
+from sppnet.store.entry import shard_files
+from sppnet.store.feature_cache import FeatureCache, entries
+from sppnet.store.housekeeping import gc, stat, verify
 
 CONV4, POOL, FC7 = map(FeatureSpec.parse, ("conv4", "pool", "fc7"))
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from sppnet.data.detection_images import DetectionImage
 from sppnet.data.voc2007 import AnnotatedImage
+from sppnet.data.window_labels import DetectionImage
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.window_batches import WindowDataModule
 from sppnet.features.window_draws import WindowSampling, draw_windows, label_windows

@@ -14,6 +14,7 @@ import pytest
 from sppnet.artifacts import (
     content_key,
     digest_matches,
+    lock_file,
     read_json,
     write_atomic,
     write_json,
@@ -28,6 +29,14 @@ from sppnet.artifacts import write_json
 for version in range(10**9):
     write_json(Path(sys.argv[1]), {"version": version, "filling": "x" * 200_000})
     print(version, flush=True)
+"""
+OWNER = """
+import sys
+from pathlib import Path
+from sppnet.artifacts import lock_file
+lock = lock_file(Path(sys.argv[1]))
+print(lock is not None, flush=True)
+sys.stdin.read()
 """
 
 
@@ -107,3 +116,27 @@ def test_a_broken_json_file_is_named(tmp_path: Path):
     (tmp_path / "status.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"status\.json"):
         read_json(tmp_path / "status.json")
+
+
+def test_a_lock_belongs_to_one_process_until_it_lets_go_or_dies(tmp_path: Path):
+    path = tmp_path / "folder" / ".lock"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout.readline() == "True\n"
+    assert lock_file(path) is None
+    assert lock_file(path, shared=True) is None
+    owner.kill()
+    owner.communicate()
+    with lock_file(path) as held:
+        assert held is not None
+        assert lock_file(path) is None  # not even this process twice
+    with lock_file(path, shared=True), lock_file(path, shared=True, wait=True):
+        assert lock_file(path) is None
+
+
+def test_a_lock_that_is_a_symbolic_link_is_not_followed(tmp_path: Path):
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="lock"):
+        lock_file(tmp_path / "lock")
+    assert not (tmp_path / "elsewhere").exists()

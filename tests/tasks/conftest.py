@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sppnet.data.detection_images import DetectionImage
 from sppnet.data.voc2007 import AnnotatedImage
+from sppnet.data.window_labels import DetectionImage
 from sppnet.features.conv_maps import ConvMaps
 from sppnet.features.spp_windows import SppWindows
 from sppnet.models.backbones import LayeredBackbone

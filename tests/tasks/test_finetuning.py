@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from sppnet.data.detection_images import DetectionImage
 from sppnet.data.voc2007 import AnnotatedImage
+from sppnet.data.window_labels import DetectionImage
 from sppnet.errors import ConfigError, NonFiniteError
 from sppnet.features.window_batches import WindowBatch, WindowDataModule
 from sppnet.features.window_draws import WindowSampling

@@ -1,4 +1,4 @@
-"""What is in a feature cache, whether it is whole, and what may go."""
+"""What is kept - vectors, maps, proposals - whether it is whole, and what may go."""
 
 import contextlib
 import time
@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sppnet.artifacts import digest_matches, read_json, remove_stale_temporaries
-from sppnet.data.progress import show_progress
-from sppnet.errors import ArtifactError, DataError
-from sppnet.features.cache import BYTES_PER_NUMBER, MANIFEST, MAPS, entries, exclusive, shard_files
+from sppnet.errors import ArtifactError
+from sppnet.progress_bar import show_progress
+from sppnet.store.entry import BYTES_PER_NUMBER, MANIFEST, ROWS, cache_lock, shard_files
+from sppnet.store.feature_cache import entries
 
 _SECONDS_PER_DAY = 24 * 3600
 
 
 class EntryReport(NamedTuple):
-    """One extractor's shards. What only its manifest tells is "?" or 0 where that is damaged."""
+    """One source's shards. What only its manifest tells is "?" or 0 where that is damaged."""
 
     directory: str
-    network: str
-    feature: str
+    source: str  # a net, a method
+    kind: str  # a layer and its levels, maps, proposals
     view: str
-    short_side: int  # pixels; of the square for a warped view
+    short_side: int  # pixels; of the square for a warped view; 0 for images as they are
     images: int
     dim: int
     num_bytes: int
@@ -43,12 +44,12 @@ class _File(NamedTuple):
 
 
 def stat(root: Path) -> list[EntryReport]:
-    """Describe every extractor, the one used last first.
+    """Describe every source, the one used last first.
 
     Raises:
         DataError: There is no such directory.
     """
-    reports = [_report(entry) for entry in _entries(root)]
+    reports = [_report(entry) for entry in entries(root)]
     return sorted(reports, key=lambda report: -report.last_used)
 
 
@@ -58,7 +59,7 @@ def verify(root: Path) -> tuple[int, list[Path]]:
     Raises:
         DataError: There is no such directory.
     """
-    shards = [shard for entry in _entries(root) for shard in shard_files(entry)]
+    shards = [shard for entry in entries(root) for shard in shard_files(entry)]
     damaged = []
     for shard in show_progress(shards, label="reading shards", total=len(shards)):
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
@@ -79,8 +80,12 @@ def gc(root: Path, *, unused_days: float | None, max_bytes: int | None) -> Freed
         DataError: There is no such directory.
     """
     with contextlib.ExitStack() as locks:
-        found = _entries(root)
-        free = [entry for entry in found if locks.enter_context(exclusive(root, entry.name))]
+        found = entries(root)
+        free = []
+        for entry in found:
+            if lock := cache_lock(root, f"entry-{entry.name}"):
+                locks.enter_context(lock)
+                free.append(entry)
         files = sorted((f for entry in free for f in _files(entry)), key=lambda file: file.last_used)
         left = sum(file.num_bytes for entry in found for file in _files(entry))
         oldest = float("-inf") if unused_days is None else time.time() - unused_days * _SECONDS_PER_DAY
@@ -96,12 +101,6 @@ def gc(root: Path, *, unused_days: float | None, max_bytes: int | None) -> Freed
     return Freed(len(removed), sum(file.num_bytes for file in removed), held)
 
 
-def _entries(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such directory; give the directory of the feature cache")
-    return entries(root)
-
-
 def _files(entry: Path) -> Iterator[_File]:
     for path in shard_files(entry):
         with contextlib.suppress(FileNotFoundError):
@@ -110,7 +109,7 @@ def _files(entry: Path) -> Iterator[_File]:
 
 
 def _tidy(entry: Path) -> None:
-    """Remove what killed writers left, and an extractor without shards."""
+    """Remove what killed writers left, and a source without shards."""
     remove_stale_temporaries(entry)
     if not shard_files(entry):
         (entry / MANIFEST).unlink(missing_ok=True)
@@ -125,8 +124,8 @@ def _report(entry: Path) -> EntryReport:
     view = manifest["identity"]["view"]
     return EntryReport(
         directory=entry.name,
-        network=manifest["network"],
-        feature=manifest["feature"],
+        source=manifest["source"],
+        kind=manifest["kind"],
         view=view["kind"],
         short_side=view.get("short_side", view.get("crop", 0)),
         images=_num_images(files, manifest["dim"]),
@@ -137,16 +136,17 @@ def _report(entry: Path) -> EntryReport:
 
 
 def _num_images(files: Sequence[_File], dim: int) -> int:
-    """Maps are one file an image, rows any number."""
-    maps = [file for file in files if file.path.suffix == MAPS]
-    num_bytes = sum(file.num_bytes for file in files if file.path.suffix != MAPS)
-    return len(maps) + (num_bytes // (BYTES_PER_NUMBER * dim) if dim else 0)
+    """Rows share a file, any number of them; whatever else there is has one for an image."""
+    num_alone = sum(file.path.suffix != ROWS for file in files)
+    num_bytes = sum(file.num_bytes for file in files if file.path.suffix == ROWS)
+    return num_alone + (num_bytes // (BYTES_PER_NUMBER * dim) if dim else 0)
 
 
 def _manifest(entry: Path) -> dict[str, Any]:
     """Read a manifest that at least has the keys, or make up one that admits to know nothing."""
+    unknown = {"source": "?", "kind": "?"}
     with contextlib.suppress(ArtifactError, KeyError, TypeError):
         manifest: dict[str, Any] = read_json(entry / MANIFEST)
         if isinstance(manifest["identity"]["view"]["kind"], str) and isinstance(manifest["dim"], int):
-            return {"network": "?", "feature": "?", **manifest}
-    return {"network": "?", "feature": "?", "dim": 0, "identity": {"view": {"kind": "?"}}}
+            return {**unknown, **manifest}
+    return {**unknown, "dim": 0, "identity": {"view": {"kind": "?"}}}

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from sppnet.data.images import BadImageError, image_size, read_image, resize_short_side
-from sppnet.data.progress import show_progress
 from sppnet.data.splits import ImageSet
+from sppnet.progress_bar import show_progress
 
 _NUM_SAMPLED = 100  # files whose headers tell how large the whole set will be
 _MAX_THREADS = 8
