@@ -25,7 +25,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize(
-    "module", ["sppnet", "sppnet.cli.main", "sppnet.cli.plan", "sppnet.tables", "sppnet.store.feature_cache"]
+    "module",
+    ["sppnet", "sppnet.cli.main", "sppnet.experiment.sweep", "sppnet.tables", "sppnet.store.feature_cache"],
 )
 def test_what_must_answer_at_once_imports_nothing_heavy(module: str):
     code = f"import sys, {module}; print({{'torch', 'torchvision', 'pytorch_lightning'}} & set(sys.modules))"

@@ -5,16 +5,9 @@ only in how a run is started and heard of. Narrow networks gain little from a se
 it is busy elsewhere; two cells on a core each are twice as fast as one on two.
 """
 
-import contextlib
-import json
-import os
-import queue
-import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, final
 
@@ -22,9 +15,7 @@ from sppnet.errors import SppnetError
 from sppnet.experiment.execution import describe, run_in
 from sppnet.experiment.plan import PlannedRun
 from sppnet.experiment.stages import STAGES
-from sppnet.run.interrupts import Interrupted, Interruption
 
-_POLL_SECONDS = 0.2
 OnStep = Callable[[PlannedRun, dict[str, Any]], None]  # a run's step: stage, completed, total, detail
 
 
@@ -192,114 +183,3 @@ def _job(path: Path) -> list[str]:
 def _escaped(text: str) -> str:
     """Text as it stands between single quotes in Hydra's override grammar, whatever is in it."""
     return text.replace("\\", "\\\\").replace("'", "\\'")
-
-
-class _Event(NamedTuple):
-    """What a worker said."""
-
-    worker: int
-    content: dict[str, Any]
-
-
-@final
-class SideBySide(Runner):
-    """A process for each of `room` runs; all are stopped together."""
-
-    is_shared = True
-
-    def __init__(self, room: int, on_step: OnStep, interruption: Interruption) -> None:
-        self.room = room
-        self._on_step = on_step
-        self._interruption = interruption
-        self._events: queue.Queue[_Event] = queue.Queue()
-        self._workers = [self._start_worker(number) for number in range(room)]
-        self._running: dict[int, PlannedRun] = {}
-
-    @classmethod
-    @contextlib.contextmanager
-    def with_workers(cls, room: int, on_step: OnStep) -> "Iterator[SideBySide]":
-        """Processes that end with the block."""
-        interruption = Interruption()
-        with interruption.listen():
-            runner = cls(room, on_step, interruption)
-            try:
-                yield runner
-            finally:
-                runner.close()
-
-    def start(self, run: PlannedRun) -> None:
-        """Give it to an idle worker."""
-        number = next(number for number in range(self.room) if number not in self._running)
-        self._running[number] = run
-        stream = self._workers[number].stdin
-        assert stream is not None
-        with contextlib.suppress(BrokenPipeError):  # its reader says "gone"
-            stream.write(json.dumps(str(run.directory.path)) + "\n")
-            stream.flush()
-
-    def wait(self) -> list[Ended]:
-        """Listen to the workers until one of them is through."""
-        while True:
-            if self._interruption.requested:
-                self._stop()
-            try:
-                number, content = self._events.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                continue
-            if content["event"] == "step" and number in self._running:
-                self._on_step(self._running[number], content)
-            elif content["event"] != "step" and (run := self._running.pop(number, None)) is not None:
-                if content["event"] == "gone":  # the process died: the next run gets a new one
-                    self._workers[number] = self._start_worker(number)
-                return [Ended(run, _error_of(content))]
-
-    def close(self) -> None:
-        """Let the workers end."""
-        for worker in self._workers:
-            assert worker.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                worker.stdin.close()
-        for worker in self._workers:
-            worker.wait()
-
-    def _start_worker(self, number: int) -> "subprocess.Popen[str]":
-        worker = subprocess.Popen(
-            # -P: a queue.py that lies in the current folder is none of ours.
-            [sys.executable, "-P", "-m", "sppnet.experiment.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            start_new_session=True,  # a terminal's Ctrl-C reaches only us, and we pass it on once
-        )
-        threading.Thread(target=self._listen, args=(number, worker), daemon=True).start()
-        return worker
-
-    def _listen(self, number: int, worker: "subprocess.Popen[str]") -> None:
-        assert worker.stdout is not None
-        for line in worker.stdout:
-            content = json.loads(line)
-            if content["event"] != "interrupted":
-                self._events.put(_Event(number, content))
-        self._events.put(_Event(number, {"event": "gone", "code": worker.wait()}))
-
-    def _stop(self) -> None:
-        """Pass the signal on, wait until every run has saved, and stop ourselves."""
-        assert self._interruption.signal_number is not None
-        for worker in self._workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.Signals(self._interruption.signal_number))
-        for worker in self._workers:
-            worker.wait()
-        raise Interrupted(self._interruption.signal_number)
-
-
-def _error_of(content: dict[str, Any]) -> RunError | None:
-    if content["event"] == "done":
-        return None
-    if content["event"] == "failed":
-        return RunError(content["kind"], content["error"], content["exit_code"])
-    code = content["code"]
-    killed = f"by signal {-code}, perhaps for want of memory" if code < 0 else f"with exit code {code}"
-    return RunError("ResourceError", f"the cell's process ended {killed}", 6 if code < 0 else 1)

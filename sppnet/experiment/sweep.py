@@ -22,10 +22,11 @@ from sppnet.experiment.contents import Contents
 from sppnet.experiment.installation import device_of, usable_cores
 from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_differ
 from sppnet.experiment.reading import deciding, narrowed, read_conf
-from sppnet.experiment.runners import Ended, Here, Launched, RunError, SideBySide, run_all
+from sppnet.experiment.runners import Ended, Here, Launched, RunError, run_all
 from sppnet.experiment.stages import read_by_tables_of
 from sppnet.experiment.sweep_view import SweepView
 from sppnet.experiment.table_file import table_file, write_table_file
+from sppnet.experiment.workers import SideBySide
 from sppnet.tables.provenance import changes_since
 
 Launch = Callable[[list[list[str]]], list[BaseException | None]]

@@ -1,0 +1,185 @@
+"""Runs side by side on this machine: a process for each, which all are stopped together.
+
+Both ends of the pipe stand here. A worker, `python -m sppnet.experiment.workers`, reads directories of runs
+from standard input and writes events to standard output, a line of JSON each. Whatever libraries print goes
+to the run's log. The end of the input ends the process: the sweep is gone, so a run under way saves and
+stops.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO, final
+
+from sppnet.errors import SppnetError
+from sppnet.experiment.plan import PlannedRun
+from sppnet.experiment.runners import Ended, OnStep, RunError, Runner
+from sppnet.run.interrupts import Interrupted, Interruption
+
+_POLL_SECONDS = 0.2
+
+
+class _Event(NamedTuple):
+    """What a worker said."""
+
+    worker: int
+    content: dict[str, Any]
+
+
+@final
+class SideBySide(Runner):
+    """A process for each of `room` runs; all are stopped together."""
+
+    is_shared = True
+
+    def __init__(self, room: int, on_step: OnStep, interruption: Interruption) -> None:
+        self.room = room
+        self._on_step = on_step
+        self._interruption = interruption
+        self._events: queue.Queue[_Event] = queue.Queue()
+        self._workers = [self._start_worker(number) for number in range(room)]
+        self._running: dict[int, PlannedRun] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def with_workers(cls, room: int, on_step: OnStep) -> "Iterator[SideBySide]":
+        """Processes that end with the block."""
+        interruption = Interruption()
+        with interruption.listen():
+            runner = cls(room, on_step, interruption)
+            try:
+                yield runner
+            finally:
+                runner.close()
+
+    def start(self, run: PlannedRun) -> None:
+        """Give it to an idle worker."""
+        number = next(number for number in range(self.room) if number not in self._running)
+        self._running[number] = run
+        stream = self._workers[number].stdin
+        assert stream is not None
+        with contextlib.suppress(BrokenPipeError):  # its reader says "gone"
+            stream.write(json.dumps(str(run.directory.path)) + "\n")
+            stream.flush()
+
+    def wait(self) -> list[Ended]:
+        """Listen to the workers until one of them is through."""
+        while True:
+            if self._interruption.requested:
+                self._stop()
+            try:
+                number, content = self._events.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if content["event"] == "step" and number in self._running:
+                self._on_step(self._running[number], content)
+            elif content["event"] != "step" and (run := self._running.pop(number, None)) is not None:
+                if content["event"] == "gone":  # the process died: the next run gets a new one
+                    self._workers[number] = self._start_worker(number)
+                return [Ended(run, _error_of(content))]
+
+    def close(self) -> None:
+        """Let the workers end."""
+        for worker in self._workers:
+            assert worker.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.close()
+        for worker in self._workers:
+            worker.wait()
+
+    def _start_worker(self, number: int) -> "subprocess.Popen[str]":
+        worker = subprocess.Popen(
+            # -P: a queue.py that lies in the current folder is none of ours.
+            [sys.executable, "-P", "-m", "sppnet.experiment.workers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,  # a terminal's Ctrl-C reaches only us, and we pass it on once
+        )
+        threading.Thread(target=self._listen, args=(number, worker), daemon=True).start()
+        return worker
+
+    def _listen(self, number: int, worker: "subprocess.Popen[str]") -> None:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            content = json.loads(line)
+            if content["event"] != "interrupted":
+                self._events.put(_Event(number, content))
+        self._events.put(_Event(number, {"event": "gone", "code": worker.wait()}))
+
+    def _stop(self) -> None:
+        """Pass the signal on, wait until every run has saved, and stop ourselves."""
+        assert self._interruption.signal_number is not None
+        for worker in self._workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.Signals(self._interruption.signal_number))
+        for worker in self._workers:
+            worker.wait()
+        raise Interrupted(self._interruption.signal_number)
+
+
+def _error_of(content: dict[str, Any]) -> RunError | None:
+    if content["event"] == "done":
+        return None
+    if content["event"] == "failed":
+        return RunError(content["kind"], content["error"], content["exit_code"])
+    code = content["code"]
+    killed = f"by signal {-code}, perhaps for want of memory" if code < 0 else f"with exit code {code}"
+    return RunError("ResourceError", f"the cell's process ended {killed}", 6 if code < 0 else 1)
+
+
+def main() -> None:
+    """Run runs until there are no more."""
+    # Nobody else may write into the stream of events.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    # Ctrl-C belongs to the sweep, which passes it on; between two runs there is nothing to save.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    runs: queue.Queue[Path | None] = queue.Queue()
+    threading.Thread(target=_read, args=(runs,), daemon=True).start()
+    while (directory := runs.get()) is not None:
+        _say(events, _run(directory, events))
+
+
+def _read(runs: "queue.Queue[Path | None]") -> None:
+    for line in sys.stdin:
+        runs.put(Path(json.loads(line)))
+    runs.put(None)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _run(directory: Path, events: TextIO) -> dict[str, Any]:
+    """Run one run; returns the event that says how it ended."""
+    from sppnet.experiment.execution import run_in
+
+    with (directory / "run.log").open("a") as log:
+        os.dup2(log.fileno(), 2)
+        os.dup2(log.fileno(), 1)
+    try:
+        run_in(directory, report=lambda step: _say(events, {"event": "step", **step._asdict()}))
+    except Interrupted as stop:
+        _say(events, {"event": "interrupted"})
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        code = error.exit_code if isinstance(error, SppnetError) else 1
+        return {"event": "failed", "kind": type(error).__name__, "error": str(error), "exit_code": code}
+    return {"event": "done"}
+
+
+def _say(events: TextIO, event: dict[str, Any]) -> None:
+    # The sweep may be gone: its death is heard at the input's end, after which the run saves and stops.
+    with contextlib.suppress(BrokenPipeError):
+        events.write(json.dumps(event) + "\n")
+
+
+if __name__ == "__main__":
+    main()
