@@ -61,5 +61,5 @@ def _lines(table: Table) -> Iterator[_Line]:
 
 def _line(run: Run, cell: str) -> _Line:
     seconds = "-" if run.seconds is None else f"{run.seconds:.1f} s"
-    said = run.error or (f"stale: {', '.join(run.changes[:2])}" if run.changes else "")
+    said = run.error or (f"stale: {run.first_change}" if run.changes else "")
     return run.state, seconds, cell, f"{run.directory}" + (f"  {said}" if said else "")

@@ -139,6 +139,12 @@ class Run:
     provenance: Provenance | None
     changes: tuple[str, ...]
 
+    @property
+    def first_change(self) -> str:
+        """What has changed since, in short; nothing of a fresh run."""
+        more = f" and {len(self.changes) - 1} more" if len(self.changes) > 1 else ""
+        return f"{self.changes[0]}{more}" if self.changes else ""
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -186,7 +186,7 @@ def _stale(runs: Iterable[Run]) -> list[str]:
         return []
     return [
         f"{MARK_OF_STALE} {len(stale)} of the runs are of code that has changed since "
-        f"({stale[0].directory.name}: {', '.join(stale[0].changes[:2])}); sppnet why RUN says all of it, and "
+        f"({stale[0].directory.name}: {stale[0].first_change}); sppnet why RUN says all of it, and "
         f"the command with stale=rerun makes them again"
     ]
 
