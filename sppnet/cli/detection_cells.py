@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # import torch
     from sppnet.data.detection_images import DetectionImage
     from sppnet.data.voc2007 import AnnotatedImages
     from sppnet.metrics.detection_ap import Detections
-    from sppnet.tasks.detection import DetectorParts
+    from sppnet.tasks.finding import DetectorParts
 
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
 RESULTS: Final = "results"
@@ -27,7 +27,7 @@ def find(stage: Stage) -> Outcome:
     """Detect objects in the test images, and judge what was found."""
     from sppnet.models.weights import read_tensors, save_tensors
     from sppnet.run.progress import Step
-    from sppnet.tasks.detection import detect, pack, unpack
+    from sppnet.tasks.finding import detect, pack, unpack
 
     settings, path = stage.settings, stage.directory.path
     stage.report(Step("reading images", 0, 1, ""))
@@ -67,7 +67,7 @@ def combine(stage: Stage) -> Outcome:
     """Suppress the union of what several detectors have found (§4.4)."""
     from sppnet.models.weights import read_tensors
     from sppnet.tasks import detector
-    from sppnet.tasks.detection import unpack
+    from sppnet.tasks.finding import unpack
 
     found_images = annotated(stage, "test")
     images = proposed(stage, found_images, "test")
@@ -92,7 +92,7 @@ def measure_seconds(stage: Stage) -> Outcome:
 def read_parts(settings: Any) -> "DetectorParts":
     """Read what a detector has learned from the runs it points to."""
     from sppnet.models.weights import read_tensors
-    from sppnet.tasks.detection import DetectorParts
+    from sppnet.tasks.finding import DetectorParts
     from sppnet.tasks.detector import Machines, Regressors, Suppression
 
     cell = settings["cell"]
@@ -114,7 +114,7 @@ def _judged(
     from sppnet.metrics.average_precision import mean_ap
     from sppnet.metrics.voc_results import write_results
     from sppnet.models.weights import save_tensors
-    from sppnet.tasks.detection import average_precision, pack
+    from sppnet.tasks.finding import average_precision, pack
 
     path = stage.directory.path
     classes = annotated_images.classes

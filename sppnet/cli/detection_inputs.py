@@ -13,8 +13,8 @@ from sppnet.cli.trained import load_network
 if TYPE_CHECKING:  # import torch
     from sppnet.data.detection_images import DetectionImage
     from sppnet.data.voc2007 import AnnotatedImages
-    from sppnet.features.conv_maps import ConvMaps
-    from sppnet.features.window_source import WindowSource
+    from sppnet.windows.conv_maps import ConvMaps
+    from sppnet.windows.source import WindowSource
     from sppnet.models.sppnet import SppNet
     from sppnet.tasks.mining import Norm
 
@@ -78,7 +78,7 @@ def proposed(stage: Stage, images: "AnnotatedImages", image_set: str) -> "list[D
 def maps_of(stage: Stage, net: "SppNet", paths: Sequence[Path], *, is_mirrored: bool = False) -> "ConvMaps":
     """The maps of some images, kept on disk or not as the configuration says."""
     from sppnet.features.cache import FeatureCache
-    from sppnet.features.conv_maps import ConvMaps
+    from sppnet.windows.conv_maps import ConvMaps
 
     keep = stage.settings["data_loading"]["keep_maps"]
     return ConvMaps(
@@ -108,7 +108,7 @@ def windows_of(
     """
     windows = settings["windows"]
     if windows["method"] == "rcnn":
-        from sppnet.features.warped_windows import WarpedWindows
+        from sppnet.windows.warped import WarpedWindows
 
         return WarpedWindows(
             net=net,
@@ -120,7 +120,7 @@ def windows_of(
             max_pixels=maps.max_pixels,
             upright=maps.upright,
         )
-    from sppnet.features.spp_windows import SppWindows
+    from sppnet.windows.spp import SppWindows
 
     return SppWindows(
         maps,

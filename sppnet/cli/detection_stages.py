@@ -21,7 +21,7 @@ from sppnet.cli.trained import save_network
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.detection_images import DetectionImage
-    from sppnet.features.window_source import WindowSource
+    from sppnet.windows.source import WindowSource
 
 MACHINES: Final = "svm.safetensors"
 REGRESSORS: Final = "boxes.safetensors"

@@ -31,7 +31,7 @@ class LoadedDetector:
 
     def __init__(self, config: DictConfig) -> None:
         from sppnet.data.proposal_files import MatProposals
-        from sppnet.features.conv_maps import ConvMaps
+        from sppnet.windows.conv_maps import ConvMaps
 
         settings: Any = OmegaConf.to_container(config, resolve=True)
         self.classes = tuple(classes_of(settings))
@@ -59,7 +59,7 @@ class LoadedDetector:
             BadImageError: The file cannot be used.
         """
         from sppnet.data.images import read_image
-        from sppnet.tasks.detection import detect
+        from sppnet.tasks.finding import detect
 
         image = read_image(path, upright=True, max_pixels=self._max_pixels)
         try:

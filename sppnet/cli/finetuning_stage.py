@@ -13,7 +13,7 @@ from sppnet.run.directory import identity_key
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.detection_images import DetectionImage
-    from sppnet.features.window_batches import WindowDataModule
+    from sppnet.windows.batches import WindowDataModule
     from sppnet.models.sppnet import SppNet
 
 _FC8_DEVIATION: Final = 0.01  # of the new layer's first weights (§4.1)
@@ -104,8 +104,8 @@ def _scale(stage: Stage, images: "Sequence[DetectionImage]", source: Any) -> flo
 
 
 def _data(stage: Stage, pretrained: "SppNet", images: "Sequence[DetectionImage]") -> "WindowDataModule":
-    from sppnet.features.window_batches import WindowDataModule
-    from sppnet.features.window_draws import WindowSampling
+    from sppnet.windows.batches import WindowDataModule
+    from sppnet.windows.draws import WindowSampling
     from sppnet.run.progress import Step
 
     def report(done: int, total: int) -> None:
@@ -147,7 +147,7 @@ def _source(
     paths = [image.image.path for image in images]
     maps = maps_of(stage, net, paths, is_mirrored=is_mirrored)
     if settings["finetuning"]["trains"] == "all":
-        from sppnet.features.warped_squares import WarpedSquares
+        from sppnet.windows.warped import WarpedSquares
 
         windows = settings["windows"]
         return WarpedSquares(

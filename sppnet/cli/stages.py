@@ -80,7 +80,7 @@ def evaluate(stage: Stage) -> Outcome:
 
 def average(stage: Stage) -> Outcome:
     """Average the scores of an ensemble's members, which are runs before this one (§3.1.6)."""
-    from sppnet.tasks.ensemble import average_scores, error_rates, read_scores
+    from sppnet.tasks.mean_scores import average_scores, error_rates, read_scores
 
     members = [read_scores(Path(member)) for member in stage.settings["cell"]["members"]]
     averaged = average_scores(members)

@@ -52,7 +52,7 @@ def transfer(stage: Stage) -> Outcome:
 
     from sppnet.cli.parts import build_transfer_trainer, loggers
     from sppnet.data.targets import draw_split
-    from sppnet.features.datamodule import FeatureDataModule
+    from sppnet.features.feature_batches import FeatureDataModule
     from sppnet.models.weights import save_tensors
     from sppnet.run.directory import identity_key
     from sppnet.run.progress import Step

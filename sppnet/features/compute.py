@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sppnet.errors import ConfigError, NonFiniteError
 from sppnet.features.specs import FeatureSpec
-from sppnet.features.views import ExtractView
+from sppnet.features.extract_view import ExtractView
 from sppnet.models.sppnet import SppNet
 
 # Images of one size that pass together: 20 of 224 x 224. Rows depend on it in the last bit.

@@ -20,7 +20,7 @@ from sppnet.features.compute import compute_rows, frozen, vector_lengths
 from sppnet.features.identity import extractor_identities, images_digest
 from sppnet.features.shards import Features
 from sppnet.features.specs import FeatureSpec, level_columns
-from sppnet.features.views import ExtractView
+from sppnet.features.extract_view import ExtractView
 from sppnet.models.sppnet import SppNet
 
 __all__ = ["ExtractView", "FeatureCache", "FeatureSpec", "Features", "extract", "level_columns"]

@@ -15,7 +15,7 @@ from sppnet.artifacts import content_key, file_digest
 from sppnet.errors import DataError
 from sppnet.features.compute import compute_rows
 from sppnet.features.specs import FeatureSpec
-from sppnet.features.views import ExtractView
+from sppnet.features.extract_view import ExtractView
 from sppnet.models.sppnet import SppNet
 from sppnet.sources import code_of
 

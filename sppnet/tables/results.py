@@ -11,7 +11,7 @@ from sppnet.artifacts import read_json
 from sppnet.errors import ArtifactError, ConfigError, DataError
 from sppnet.tables.claims import judge
 from sppnet.tables.escape import clean
-from sppnet.tables.records import Cell, CellStatus, Measurement, Metric, Run, Setting, Table
+from sppnet.tables.table import Cell, CellStatus, Measurement, Metric, Run, Setting, Table
 from sppnet.tables.runs import read_named, read_runs
 
 _FORMAT = 1

@@ -14,7 +14,7 @@ from typing import Any
 from sppnet.artifacts import read_json
 from sppnet.errors import ArtifactError
 from sppnet.tables.escape import clean
-from sppnet.tables.records import Run, RunState
+from sppnet.tables.table import Run, RunState
 
 
 def read_runs(directory: Path, group: str) -> tuple[list[Run], list[str]]:

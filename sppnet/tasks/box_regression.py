@@ -15,8 +15,8 @@ from sppnet.data.detection_images import DetectionImage
 from sppnet.data.sampling import stable_seed
 from sppnet.data.window_labels import AssignedWindows, assign_truth
 from sppnet.estimators.box_regressor import BoxRegressor
-from sppnet.features.ahead import Request, rows_ahead
-from sppnet.features.window_source import WindowSource
+from sppnet.windows.source import Request, rows_ahead
+from sppnet.windows.source import WindowSource
 
 
 @final

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sppnet.data.detection_images import DetectionImage
 from sppnet.data.sampling import stable_seed
 from sppnet.data.window_labels import windows_of_image
-from sppnet.features.window_source import WindowSource
+from sppnet.windows.source import WindowSource
 
 _NUM_IMAGES: Final = 150
 _NUM_WINDOWS: Final = 20  # of every image

@@ -15,9 +15,9 @@ from sppnet.data.sampling import stable_seed
 from sppnet.data.window_labels import label_for_svm, windows_of_image
 from sppnet.errors import ConfigError, DataError
 from sppnet.estimators.hard_negatives import HardNegativeSvm
-from sppnet.features.ahead import Request, rows_ahead
-from sppnet.features.spp_windows import SppWindows
-from sppnet.features.window_source import WindowSource
+from sppnet.windows.source import Request, rows_ahead
+from sppnet.windows.spp import SppWindows
+from sppnet.windows.source import WindowSource
 from sppnet.tasks.detector import Machines
 
 _ROW_BITS: Final = 20  # of a row's id: which window of the image; above them the image

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from sppnet.data.images import resize_short_side
-from sppnet.features.warped_windows import image_tensor, mean_square
+from sppnet.windows.warped import image_tensor, mean_square
 from sppnet.models.sppnet import SppNet
 from sppnet.ops.linear import linear_relu
 from sppnet.ops.pyramid import num_bins

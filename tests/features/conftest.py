@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sppnet.features.cache import FeatureCache
-from sppnet.features.views import ExtractView
+from sppnet.features.extract_view import ExtractView
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import DataDependentInit
 from sppnet.models.normalise import InputNorm

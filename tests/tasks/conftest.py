@@ -10,8 +10,8 @@ from PIL import Image
 
 from sppnet.data.detection_images import DetectionImage
 from sppnet.data.voc2007 import AnnotatedImage
-from sppnet.features.conv_maps import ConvMaps
-from sppnet.features.spp_windows import SppWindows
+from sppnet.windows.conv_maps import ConvMaps
+from sppnet.windows.spp import SppWindows
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit
 from sppnet.models.normalise import InputNorm

@@ -11,7 +11,7 @@ import torch
 
 from sppnet.estimators.box_regressor import BoxRegressor
 from sppnet.metrics.detection_ap import Detections
-from sppnet.tasks.detection import DetectorParts, average_precision, detect, pack, unpack
+from sppnet.tasks.finding import DetectorParts, average_precision, detect, pack, unpack
 from sppnet.tasks.detector import (
     Machines,
     Regressors,

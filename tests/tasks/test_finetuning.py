@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from sppnet.data.detection_images import DetectionImage
 from sppnet.data.voc2007 import AnnotatedImage
 from sppnet.errors import ConfigError, NonFiniteError
-from sppnet.features.window_batches import WindowBatch, WindowDataModule
-from sppnet.features.window_draws import WindowSampling
+from sppnet.windows.batches import WindowBatch, WindowDataModule
+from sppnet.windows.draws import WindowSampling
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit
 from sppnet.models.normalise import InputNorm

@@ -8,7 +8,7 @@ from sklearn.svm import LinearSVC
 from sppnet.data.window_labels import label_for_svm, windows_of_image
 from sppnet.errors import ConfigError, DataError
 from sppnet.estimators.hard_negatives import HardNegativeSvm
-from sppnet.features.warped_windows import WarpedWindows
+from sppnet.windows.warped import WarpedWindows
 from sppnet.tasks.mining import Labelling, Miner, Norm, feature_scale
 
 CLASSES = 3

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sppnet.data.images import resize_short_side
 from sppnet.errors import ConfigError
-from sppnet.features.warped_windows import WarpedWindows
+from sppnet.windows.warped import WarpedWindows
 from sppnet.ops.windows import choose_scale, map_cells, scale_windows
 from sppnet.tasks.timed_methods import RcnnMethod, SppMethod
 from sppnet.tasks.timing import DetectionSeconds, StageSeconds, Stopwatch, time_detection

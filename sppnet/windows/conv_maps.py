@@ -27,7 +27,7 @@ from sppnet.features.cache import MAPS, Entry, FeatureCache
 from sppnet.features.compute import frozen
 from sppnet.features.identity import extractor_identities, images_digest
 from sppnet.features.specs import FeatureSpec
-from sppnet.features.views import ExtractView
+from sppnet.features.extract_view import ExtractView
 from sppnet.models.sppnet import SppNet
 from sppnet.sources import code_of
 

@@ -8,8 +8,8 @@ from PIL import Image
 from torch.nn import functional
 
 from sppnet.data.images import resize_short_side
-from sppnet.features.conv_maps import ConvMaps
-from sppnet.features.spp_windows import SppWindows
+from sppnet.windows.conv_maps import ConvMaps
+from sppnet.windows.spp import SppWindows
 
 SCALES = (12, 20, 32)
 SIDE = 13

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sppnet.data.images import BadImageError
 from sppnet.errors import ConfigError, NonFiniteError
-from sppnet.features.warped_windows import WarpedWindows
+from sppnet.windows.warped import WarpedWindows
 from sppnet.models.normalise import InputNorm
 from sppnet.ops.warp import warp_windows
 

@@ -14,7 +14,7 @@ from sppnet.data.images import resize_short_side
 from sppnet.errors import ConfigError, DataError, NonFiniteError, ResourceError
 from sppnet.features import housekeeping
 from sppnet.features.cache import FeatureCache
-from sppnet.features.conv_maps import ConvMaps
+from sppnet.windows.conv_maps import ConvMaps
 
 SCALE = 21
 

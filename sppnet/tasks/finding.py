@@ -8,8 +8,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from sppnet.data.detection_images import DetectionImage
-from sppnet.features.ahead import Request, rows_ahead
-from sppnet.features.window_source import WindowSource
+from sppnet.windows.source import Request, rows_ahead
+from sppnet.windows.source import WindowSource
 from sppnet.metrics.detection_ap import Detections, Truth, VocDetectionAP
 from sppnet.tasks.detector import Machines, Regressors, Suppression, find_objects, move_objects
 

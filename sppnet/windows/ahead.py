@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sppnet.features.window_source import WindowSource
+from sppnet.windows.source import WindowSource
 
 
 class Request(NamedTuple):

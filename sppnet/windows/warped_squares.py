@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sppnet.data.images import read_image
-from sppnet.features.warped_windows import image_tensor, mean_square
+from sppnet.windows.warped import image_tensor, mean_square
 from sppnet.models.sppnet import SppNet
 from sppnet.ops.warp import warp_windows
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from sppnet.bench.contest import Contest
 from sppnet.data.images import resize_short_side
-from sppnet.features.warped_windows import image_tensor, mean_square
+from sppnet.windows.warped import image_tensor, mean_square
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit
 from sppnet.models.normalise import InputNorm

@@ -12,8 +12,8 @@ import torch
 from sppnet.data.detection_images import DetectionImage
 from sppnet.data.voc2007 import AnnotatedImage
 from sppnet.errors import ConfigError, DataError
-from sppnet.features.window_batches import WindowDataModule
-from sppnet.features.window_draws import WindowSampling, draw_windows, label_windows
+from sppnet.windows.batches import WindowDataModule
+from sppnet.windows.draws import WindowSampling, draw_windows, label_windows
 
 WIDTH = 50
 SAMPLING = {

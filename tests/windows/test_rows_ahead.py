@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
-from sppnet.features.ahead import Request, rows_ahead
-from sppnet.features.conv_maps import ConvMaps
-from sppnet.features.spp_windows import SppWindows
+from sppnet.windows.source import Request, rows_ahead
+from sppnet.windows.conv_maps import ConvMaps
+from sppnet.windows.spp import SppWindows
 
 WINDOWS = torch.tensor([[0.0, 0, 17, 17], [2, 3, 9, 12], [5, 4, 16, 8]])
 

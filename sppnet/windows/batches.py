@@ -18,14 +18,14 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from sppnet.data.detection_images import DetectionImage
 from sppnet.data.sampling import stable_seed
 from sppnet.errors import ConfigError
-from sppnet.features.window_draws import (
+from sppnet.windows.draws import (
     LabelledWindows,
     WindowDraws,
     WindowSampling,
     draw_windows,
     label_windows,
 )
-from sppnet.features.window_source import WindowSource
+from sppnet.windows.source import WindowSource
 from sppnet.ops.boxes import flip_boxes
 
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sppnet.features.warped_squares import WarpedSquares
-from sppnet.features.warped_windows import WarpedWindows
+from sppnet.windows.warped import WarpedSquares
+from sppnet.windows.warped import WarpedWindows
 
 SIZE = 24
 WINDOWS = torch.tensor([[3.0, 4.0, 30.0, 20.0], [0.0, 0.0, 39.0, 29.0]])
