@@ -8,14 +8,14 @@ The paper's sections and where they are:
     3.1 classification         tasks/classification.py, tasks/evaluation.py, conf/experiment
     3.1.1 architectures        conf/backbone
     3.1.3-3.1.5 views          models/views.py, models/map_views.py
-    3.1.6 ensembles            tasks/ensemble.py
+    3.1.6 ensembles            tasks/mean_scores.py
     3.2, 3.3 transfer          features, store, estimators/linear_svm.py, metrics/average_precision.py
-    4.1, A windows             ops/windows.py, ops/window_pooling.py, features/spp_windows.py
+    4.1, A windows             ops/windows.py, ops/window_pooling.py, windows/spp.py
     4.1, 4.3 proposals         data/proposals.py, data/selective_search.py, data/edge_boxes.py
-    4.1 fine-tuning            tasks/finetuning.py, features/window_batches.py
+    4.1 fine-tuning            tasks/finetuning.py, windows/batches.py
     4.1 SVMs, hard negatives   tasks/mining.py, estimators/hard_negatives.py
     4.1 boxes, suppression     tasks/box_regression.py, tasks/detector.py, metrics/detection_ap.py
-    4.2 R-CNN                  ops/warp.py, features/warped_windows.py
+    4.2 R-CNN                  ops/warp.py, windows/warped.py
     4.3 timing                 tasks/timing.py
     4.4 combination            tasks/detector.py
     4.5 pre-training on DET    data/object_regions.py
@@ -38,8 +38,8 @@ if TYPE_CHECKING:  # the one list of public names, which is read below
     from sppnet.estimators.hard_negatives import HardNegativeSvm as HardNegativeSvm
     from sppnet.estimators.linear_svm import LinearSvm as LinearSvm
     from sppnet.features.extract import extract as extract
+    from sppnet.features.extract_view import ExtractView as ExtractView
     from sppnet.features.specs import FeatureSpec as FeatureSpec
-    from sppnet.features.views import ExtractView as ExtractView
     from sppnet.metrics.average_precision import AveragePrecision as AveragePrecision
     from sppnet.metrics.detection_ap import VocDetectionAP as VocDetectionAP
     from sppnet.metrics.proposal_recall import proposal_recall as proposal_recall

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.bench.contest import Contest
-from sppnet.bench.detection import (
+from sppnet.bench.detection_contests import (
     spp_maps_vs_rcnn,
     spp_maps_vs_rcnn_five,
     spp_vs_rcnn,
     spp_vs_rcnn_five,
 )
-from sppnet.bench.hard_negatives import hard_negatives
-from sppnet.bench.svm import svm_dual, svm_primal
-from sppnet.bench.views import many_views
-from sppnet.bench.windows import suppress, window_pooling
+from sppnet.bench.mining_contest import hard_negatives
+from sppnet.bench.svm_contests import svm_dual, svm_primal
+from sppnet.bench.views_contest import many_views
+from sppnet.bench.window_contests import suppress, window_pooling
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.ops.lrn import local_response_norm
 from sppnet.ops.pyramid import pool_pyramid

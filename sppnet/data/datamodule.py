@@ -32,7 +32,7 @@ from sppnet.data.transforms import (
 from sppnet.data.verify import verify
 from sppnet.errors import ConfigError
 from sppnet.models.views import CropView, View
-from sppnet.ops.views import centre_crop
+from sppnet.ops.crops import centre_crop
 
 _NUM_FOR_MEAN = 1000
 

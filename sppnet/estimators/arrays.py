@@ -61,7 +61,7 @@ def read_features(source: Any, device: str | torch.device | None) -> Float[Tenso
     return features
 
 
-def like(result: Tensor, source: Any) -> Any:
+def as_kind_of(result: Tensor, source: Any) -> Any:
     """Give a result as the kind of array that the source is, and on its device."""
     return result.to(source.device) if isinstance(source, Tensor) else result.cpu().numpy()
 

@@ -39,7 +39,8 @@ class BoxRegressor:
     fewer windows than features, of the n x n one.
 
     Args:
-        ridge: Weight of the squared weights against the squared errors, positive (R-CNN's lambda: 1000).
+        ridge: Weight of the squared weights against the squared errors, positive (R-CNN's lambda: 1000); None
+            of one that is not to be fitted.
 
     Attributes:
         status_: "fitted", or "no samples", where every window is predicted to stay as it is.
@@ -51,18 +52,20 @@ class BoxRegressor:
     status_: Literal["fitted", "no samples"]
     _state: BoxRegressorState
 
-    def __init__(self, *, ridge: float) -> None:
-        if not 0 < ridge < float("inf"):
+    def __init__(self, *, ridge: float | None) -> None:
+        if ridge is not None and not 0 < ridge < float("inf"):
             raise ConfigError(f"ridge={ridge} must be positive and finite; R-CNN takes 1000")
         self.ridge = ridge
 
     @classmethod
-    def from_state(cls, state: BoxRegressorState, *, ridge: float) -> "BoxRegressor":
-        """Make the regressor that `state` was taken from."""
-        regressor = cls(ridge=ridge)
-        regressor._state = state
-        regressor.status_ = "fitted" if state.num_windows else "no samples"
-        return regressor
+    def from_state(cls, state: BoxRegressorState) -> "BoxRegressor":
+        """Make the regressor that `state` was taken from; it moves windows, and is not fitted again."""
+        return cls(ridge=None)._with_state(state)
+
+    def _with_state(self, state: BoxRegressorState) -> "BoxRegressor":
+        self._state = state
+        self.status_ = "fitted" if state.num_windows else "no samples"
+        return self
 
     def state(self) -> BoxRegressorState:
         """Plain tensors to be written to a file."""
@@ -86,6 +89,10 @@ class BoxRegressor:
             ValueError: A box is inverted or not finite.
             ConfigError: `ridge` is too small for features like these.
         """
+        if self.ridge is None:
+            raise ConfigError(
+                "a regressor of a state has no ridge to be fitted with; make one with ridge=..."
+            )
         num_windows = torch.tensor(len(features))
         if num_windows == 0:
             zeros = features.new_zeros(features.shape[1] + 1, 4, dtype=torch.float64)
@@ -98,8 +105,7 @@ class BoxRegressor:
             solve = _solve_dual if features.shape[0] < features.shape[1] else _solve_primal
             solution = solve(read_features(features, None), (offsets - mean) @ whiten, self.ridge) @ unwhiten
             fitted = BoxRegressorState(solution[:-1], solution[-1] + mean, num_windows)
-        vars(self).update(vars(BoxRegressor.from_state(fitted, ridge=self.ridge)))
-        return self
+        return self._with_state(fitted)
 
     def predict(self, features: Float[Tensor, "n d"], windows: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
         """Move windows to where the objects are likely to end; the result may leave the image.

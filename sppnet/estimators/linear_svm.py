@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sppnet.errors import ConfigError
-from sppnet.estimators.arrays import like, read_features
+from sppnet.estimators.arrays import as_kind_of, read_features
+from sppnet.estimators.signs import OneVsRest, read_signs
 from sppnet.estimators.solve import Loss, SvmSolver
-from sppnet.estimators.targets import Targets, read_targets
 
 Status = Literal["converged", "not converged", "no positives", "no negatives", "no samples"]
 
@@ -116,7 +116,7 @@ class LinearSvm:
             )
         weights, bias = (torch.as_tensor(part).to(features) for part in (self.coef_, self.intercept_))
         scores = features @ weights.T + bias
-        return like(scores[:, 0] if self._is_vector and len(bias) == 1 else scores, X)
+        return as_kind_of(scores[:, 0] if self._is_vector and len(bias) == 1 else scores, X)
 
     def predict(self, X: Any) -> Any:
         """Labels; for a machine made of a matrix of signs, the sign of every class."""
@@ -190,7 +190,7 @@ def _fit_each(
     for value in svm_c:
         _check_parameters(svm, value)
     features = read_features(X, svm.device)
-    targets = read_targets(y, features)
+    targets = read_signs(y, features)
     signs = targets.signs
     has_both = (signs > 0).any(1) & (signs < 0).any(1)
     solver = SvmSolver(features, svm.bias_multiplier, int(has_both.sum())) if has_both.any() else None
@@ -215,7 +215,7 @@ def _fit_each(
 def _fitted(
     svm: LinearSvm,
     svm_c: float,
-    targets: Targets,
+    targets: OneVsRest,
     vectors: Float[Tensor, "k p"],
     gap: Float[Tensor, " k"],
     X: Any,
@@ -226,9 +226,9 @@ def _fitted(
     constant = (signs > 0).any(1).to(vectors) - (signs < 0).any(1).to(vectors)  # 0 if there are both
     fitted.classes_ = targets.classes
     fitted.n_features_in_ = vectors.shape[1] - 1
-    fitted.coef_ = like(vectors[:, :-1].contiguous(), X)
-    fitted.intercept_ = like(svm.bias_multiplier * vectors[:, -1] + constant, X)
-    fitted.gap_ = like(gap, X)
+    fitted.coef_ = as_kind_of(vectors[:, :-1].contiguous(), X)
+    fitted.intercept_ = as_kind_of(svm.bias_multiplier * vectors[:, -1] + constant, X)
+    fitted.gap_ = as_kind_of(gap, X)
     fitted.status_ = [
         _status(row, float(reached), svm.tolerance) for row, reached in zip(signs, gap, strict=True)
     ]

@@ -1,6 +1,5 @@
 """What every stage of detection reads: images with proposals, and the vectors of their windows (§4.1)."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -12,10 +11,10 @@ if TYPE_CHECKING:  # import torch
     from sppnet.data.voc2007 import AnnotatedImages
     from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
-    from sppnet.features.conv_maps import ConvMaps
-    from sppnet.features.window_source import WindowSource
     from sppnet.models.sppnet import SppNet
     from sppnet.tasks.mining import Norm
+    from sppnet.windows.conv_maps import ConvMaps
+    from sppnet.windows.source import WindowSource
 
 _NORM_SEED: Final = 3  # R-CNN, rcnn_feature_stats.m
 
@@ -47,57 +46,68 @@ def proposed(take: Take, images: "AnnotatedImages") -> "list[DetectionImage]":
     return [DetectionImage(*one) for one in zip(images.images, proposals, strict=True)]
 
 
-def maps_of(take: Take, net: "SppNet", paths: Sequence[Path], *, is_mirrored: bool = False) -> "ConvMaps":
-    """The maps of some images, kept on disk or not as the configuration says."""
-    from sppnet.features.conv_maps import ConvMaps
-    from sppnet.store.feature_cache import FeatureCache
+def maps_of(conf: "Conf", net: "SppNet", *, is_mirrored: bool = False, upright: bool = False) -> "ConvMaps":
+    """The maps of images, kept on disk or not as the configuration says.
 
-    loading = take.conf.data_loading
+    Args:
+        conf: `data_loading` says whether; pictures of `sppnet detect` never are.
+        net: Whose maps.
+        is_mirrored: Whether images are mirrored first.
+        upright: Whether they are turned as EXIF says: new pictures, not those of a data set with boxes.
+    """
+    from sppnet.store.feature_cache import FeatureCache
+    from sppnet.windows.conv_maps import ConvMaps
+
+    loading = conf.data_loading
     return ConvMaps(
         net,
-        paths,
         is_mirrored=is_mirrored,
-        cache=FeatureCache(Path(take.conf.paths.cache)) if loading.keep_maps else None,
+        cache=FeatureCache(Path(conf.paths.cache)) if loading.keep_maps and not upright else None,
         max_pixels=loading.max_pixels,
+        upright=upright,
     )
 
 
 def windows_of(
     conf: "Conf",
     net: "SppNet",
-    maps: "ConvMaps",
     layer: str,
+    *,
     order: Literal["pyramid", "bins_first"] = "bins_first",
+    is_mirrored: bool = False,
+    upright: bool = False,
+    max_windows: int | None = None,
 ) -> "WindowSource":
-    """The vectors of the windows of `maps`' images: pooled from the maps, or R-CNN's.
+    """Where the vectors of windows come from: pooled from maps, or R-CNN's.
 
     Args:
         conf: `windows` says how.
-        net: Whose vectors; its convolutions are those that made the maps.
-        maps: Of the images.
+        net: Whose vectors.
         layer: pool, fc6 or fc7.
         order: Of the numbers of a pooled vector.
+        is_mirrored: Whether images are mirrored first.
+        upright: As for `maps_of`.
+        max_windows: For R-CNN's clock (`WarpedWindows`).
     """
+    from sppnet.windows.spp import SppWindows
+    from sppnet.windows.warped import WarpedWindows
+
     windows = conf.windows
     if windows.method == "rcnn":
-        from sppnet.features.warped_windows import WarpedWindows
-
         return WarpedWindows(
             net=net,
-            paths=maps.paths,
             layer=layer,
             size=windows.size,
             context=windows.context,
             batch_size=windows.batch_size,
-            max_pixels=maps.max_pixels,
-            upright=maps.upright,
+            max_pixels=conf.data_loading.max_pixels,
+            upright=upright,
+            max_windows=max_windows,
         )
-    from sppnet.features.spp_windows import SppWindows
-
     return SppWindows(
-        maps,
+        maps_of(conf, net, is_mirrored=is_mirrored, upright=upright),
         net=net,
-        layer=layer,  # type: ignore[arg-type]
+        layer=layer,
         scales=windows.scales,
         mapping=windows.mapping,
         scale_target=windows.scale_target,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from sppnet.artifacts import write_atomic
 from sppnet.errors import DataError
-from sppnet.experiment.detection_inputs import annotated, frozen_network, maps_of, proposed, windows_of
+from sppnet.experiment.detection_inputs import annotated, frozen_network, proposed, windows_of
 from sppnet.experiment.detector_training import MACHINES, REGRESSORS
 from sppnet.experiment.take import Outcome, Take
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:  # import torch
     from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
     from sppnet.metrics.detection_ap import Detections
-    from sppnet.models.sppnet import SppNet
-    from sppnet.tasks.detection import DetectorParts
-    from sppnet.tasks.timing import Method
+    from sppnet.tasks.finding import DetectorParts
 
 _DETECTIONS: Final = "detections.safetensors"
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
@@ -32,30 +30,31 @@ _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
 def find(take: Take) -> Outcome:
     """Detect objects in the test images, and judge what was found."""
     from sppnet.models.weights import read_tensors, save_tensors
-    from sppnet.tasks.detection import detect, pack, unpack
+    from sppnet.tasks.finding import Picture, detect, pack, unpack
 
     assert take.conf.detection is not None
     take.progress("reading images")
     found_images = annotated(take, "test")
     images = proposed(take, found_images)
     trained = frozen_network(take)
-    maps = maps_of(take, trained.net, [image.image.path for image in images])
-    source = windows_of(take.conf, trained.net, maps, take.conf.detection.layer)
-    pooled = windows_of(take.conf, trained.net, maps, "pool")
+    source = windows_of(take.conf, trained.net, take.conf.detection.layer)
+    pooled = windows_of(take.conf, trained.net, "pool")
     parts = read_parts(take.conf, take.one_below("machines"), take.below("regressors"))
-    shown = [(image.proposals, (image.image.height, image.image.width)) for image in images]
+    pictures = [
+        Picture(image.image.path, image.proposals, (image.image.height, image.image.width))
+        for image in images
+    ]
     began = time.perf_counter()
     found: list[Detections] = []
     for start in range(0, len(images), _PART):
         file = take.path / f"checkpoint-{start}.safetensors"
-        numbers = range(start, min(start + _PART, len(images)))
         if file.is_file():
             found += unpack(read_tensors(file))
             continue
-        some = []
-        for number, detections in detect(parts, source, pooled, shown, numbers=numbers, workers=take.workers):
-            some.append(detections)
-            take.progress("detecting", number + 1, len(images), "images")
+        some: list[Detections] = []
+        for one in detect(parts, source, pooled, pictures[start : start + _PART], workers=take.workers):
+            some.append(one)
+            take.progress("detecting", start + len(some), len(images), "images")
         save_tensors(pack(some), file)
         found += some
     metrics = {
@@ -73,7 +72,7 @@ def combine(take: Take) -> Outcome:
     from sppnet.data.window_labels import DetectionImage
     from sppnet.models.weights import read_tensors
     from sppnet.tasks import detector
-    from sppnet.tasks.detection import unpack
+    from sppnet.tasks.finding import unpack
 
     found_images = annotated(take, "test")
     members = [unpack(read_tensors(member / _DETECTIONS)) for member in take.below("members")]
@@ -101,11 +100,12 @@ def measure_seconds(take: Take) -> Outcome:
     generator = torch.Generator().manual_seed(stable_seed(take.conf.seed, "timing"))
     usable = [image for image in images if len(image.proposals)]
     chosen = torch.randperm(len(usable), generator=generator)[: wanted.num_images].tolist()
+    net = frozen_network(take).net
     seconds = time_detection(
-        _method(take.conf, frozen_network(take).net),
+        windows_of(take.conf, net, "fc7", max_windows=wanted.max_windows),
         [(usable[number].image.path, usable[number].proposals) for number in chosen],
+        device=net.device,
         num_warmup=wanted.num_warmup,
-        max_pixels=take.conf.data_loading.max_pixels,
     )
     wall, cpu = seconds.median("wall"), seconds.median("cpu")
     return Outcome(
@@ -126,36 +126,15 @@ def measure_seconds(take: Take) -> Outcome:
     )
 
 
-def _method(conf: "Conf", net: "SppNet") -> "Method":
-    from sppnet.tasks.timed_methods import RcnnMethod, SppMethod
-
-    windows = conf.windows
-    if windows.method == "rcnn":
-        return RcnnMethod(
-            net=net,
-            size=windows.size,
-            context=windows.context,
-            batch_size=windows.batch_size,
-            max_windows=conf.timing.max_windows,
-        )
-    return SppMethod(
-        net=net,
-        scales=windows.scales,
-        mapping=windows.mapping,
-        scale_target=windows.scale_target,
-        side=windows.side,
-    )
-
-
 def read_parts(conf: "Conf", machines: Path, regressors: Sequence[Path]) -> "DetectorParts":
     """Read what a detector has learned from the runs it stands on."""
     from sppnet.models.weights import read_tensors
-    from sppnet.tasks.detection import DetectorParts
     from sppnet.tasks.detector import Machines, Regressors, Suppression
+    from sppnet.tasks.finding import DetectorParts
 
     return DetectorParts(
         Machines(**read_tensors(machines / MACHINES)),
-        Regressors.from_state(read_tensors(regressors[0] / REGRESSORS), ridge=1.0) if regressors else None,
+        Regressors.from_state(read_tensors(regressors[0] / REGRESSORS)) if regressors else None,
         Suppression(**vars(conf.suppression)),
     )
 
@@ -170,7 +149,7 @@ def _judged(
     from sppnet.metrics.average_precision import mean_ap
     from sppnet.metrics.voc_results import write_results
     from sppnet.models.weights import save_tensors
-    from sppnet.tasks.detection import average_precision, pack
+    from sppnet.tasks.finding import average_precision, pack
 
     classes = annotated_images.classes
     save_tensors(pack(found), take.path / _DETECTIONS)

@@ -19,7 +19,7 @@ from sppnet.experiment.take import Outcome, Take
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.window_labels import DetectionImage
-    from sppnet.features.window_source import WindowSource
+    from sppnet.windows.source import WindowSource
 
 MACHINES: Final = "svm.safetensors"
 REGRESSORS: Final = "boxes.safetensors"
@@ -55,13 +55,13 @@ def compute_maps(take: Take) -> Outcome:
     """Take every image of a set through the convolutions, at one scale."""
     net = frozen_network(take).net
     paths = [image.path for image in annotated(take, take.plan.image_set).images]
-    maps = maps_of(take, net, paths, is_mirrored=take.plan.is_mirrored)
+    maps = maps_of(take.conf, net, is_mirrored=take.plan.is_mirrored)
 
     def report(done: int, total: int) -> None:
         take.progress(f"maps at {take.plan.scale} pixels", done, total, "images")
 
     began = time.perf_counter()
-    maps.fill(take.plan.scale, workers=take.workers, report=report)
+    maps.fill(paths, take.plan.scale, workers=take.workers, report=report)
     return Outcome({"maps/num_images": len(paths), "maps/seconds": round(time.perf_counter() - began, 3)})
 
 
@@ -144,7 +144,7 @@ def regress(take: Take) -> Outcome:
     scale = feature_scale(images, source, norm_of(take.conf, boxes.mean_norm))
     parts = [take.path / f"checkpoint-class{label}.safetensors" for label in range(len(classes))]
     known = [
-        BoxRegressor.from_state(BoxRegressorState(**read_tensors(part)), ridge=boxes.ridge)
+        BoxRegressor.from_state(BoxRegressorState(**read_tensors(part)))
         for part in itertools.takewhile(Path.is_file, parts)
     ]
     fitting = fit_regressors(
@@ -170,6 +170,4 @@ def _training_windows(take: Take, layer: str) -> "tuple[tuple[str, ...], list[De
     """The classes, the training images, and where the vectors of their windows come from."""
     found = annotated(take, "trainval")
     images = proposed(take, found)
-    net = frozen_network(take).net
-    maps = maps_of(take, net, [image.image.path for image in images])
-    return found.classes, images, windows_of(take.conf, net, maps, layer)
+    return found.classes, images, windows_of(take.conf, frozen_network(take).net, layer)

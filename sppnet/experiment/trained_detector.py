@@ -1,6 +1,5 @@
 """A trained detector, read from the directory of its run: pictures in, objects out (paper §4, Fig. 6)."""
 
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,6 @@ class LoadedDetector:
 
     def __init__(self, plan: RunPlan, given: dict[str, Any], runs: Path) -> None:
         from sppnet.data.proposal_files import MatProposals
-        from sppnet.features.conv_maps import ConvMaps
 
         conf = read_conf(given)
         assert conf.detection is not None
@@ -48,13 +46,8 @@ class LoadedDetector:
         if isinstance(self._source, MatProposals):  # files know no other pictures
             self._source = make(_default_proposals())
         net = load_network(network).net.to(device_of("auto"))
-        self._paths: list[Path] = []
-        self._maps = ConvMaps(
-            net, self._paths, is_mirrored=False, cache=None, max_pixels=self._max_pixels, upright=True
-        )
-        self._windows = windows_of(conf, net, self._maps, conf.detection.layer)
-        self._pooled = windows_of(conf, net, self._maps, "pool")
-        self._lock = threading.Lock()
+        self._windows = windows_of(conf, net, conf.detection.layer, upright=True)
+        self._pooled = windows_of(conf, net, "pool", upright=True)
 
     def detect(self, path: Path) -> "Detections":
         """Find the objects of all classes in a picture, the best of every class first.
@@ -65,7 +58,7 @@ class LoadedDetector:
             BadImageError: The file cannot be used.
         """
         from sppnet.data.images import read_image
-        from sppnet.tasks.detection import detect
+        from sppnet.tasks.finding import Picture, detect
 
         image = read_image(path, upright=True, max_pixels=self._max_pixels)
         try:
@@ -74,11 +67,8 @@ class LoadedDetector:
             raise
         except Exception as error:  # OpenCV's own
             raise DataError(f"{path}: no proposals ({type(error).__name__}: {error})") from error
-        with self._lock:
-            number = len(self._paths)
-            self._paths.append(path)
-        shown = {number: (windows, (image.height, image.width))}
-        ((_, found),) = detect(self._parts, self._windows, self._pooled, shown, numbers=[number], workers=1)
+        picture = Picture(path, windows, (image.height, image.width))
+        (found,) = detect(self._parts, self._windows, self._pooled, [picture], workers=1)
         return found
 
 

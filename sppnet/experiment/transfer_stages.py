@@ -10,8 +10,8 @@ from sppnet.experiment.take import Outcome, Take
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.targets import TargetImages
+    from sppnet.features.extract_view import ExtractView
     from sppnet.features.shards import Features
-    from sppnet.features.views import ExtractView
     from sppnet.models.sppnet import SppNet
 
 
@@ -47,7 +47,7 @@ def transfer(take: Take) -> Outcome:
     from pytorch_lightning import seed_everything
 
     from sppnet.data.targets import draw_split
-    from sppnet.features.datamodule import FeatureDataModule
+    from sppnet.features.feature_batches import FeatureDataModule
     from sppnet.models.weights import save_tensors
     from sppnet.tasks.transfer import TransferTask
 
@@ -114,7 +114,7 @@ def _features_of(take: Take, net: "SppNet", target: "TargetImages") -> "Features
 
 
 def _view(take: Take, target: "TargetImages") -> "ExtractView":
-    from sppnet.features.views import ExtractView
+    from sppnet.features.extract_view import ExtractView
 
     features = take.conf.features
     return ExtractView(

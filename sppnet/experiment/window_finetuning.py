@@ -3,12 +3,11 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sppnet.experiment.detection_inputs import (
     annotated,
     frozen_network,
-    maps_of,
     norm_of,
     proposed,
     windows_of,
@@ -18,8 +17,9 @@ from sppnet.experiment.take import Outcome, Take
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.window_labels import DetectionImage
-    from sppnet.features.window_batches import WindowDataModule
     from sppnet.models.sppnet import SppNet
+    from sppnet.windows.batches import WindowDataModule
+    from sppnet.windows.source import WindowSource
 
 _FC8_DEVIATION: Final = 0.01  # of the new layer's first weights (§4.1)
 _BACKGROUND: Final = "background"
@@ -43,7 +43,7 @@ def finetune(take: Take) -> Outcome:
     fc6_rate = 1.0
     if chosen.fresh:
         take.progress("scaling features")
-        source = _source(take, pretrained, images, is_mirrored=False)
+        source = _source(take, pretrained, is_mirrored=False)
         scale = _scale(take, images, source)
         rows = sample_windows(images, source, seed=take.conf.seed)
         begin_with_directions(net.fc6, net.fc7, rows, scale=scale)
@@ -96,7 +96,7 @@ def _with_new_output(take: Take, pretrained: "SppNet", *, num_outputs: int) -> "
     return net
 
 
-def _scale(take: Take, images: "Sequence[DetectionImage]", source: Any) -> float:
+def _scale(take: Take, images: "Sequence[DetectionImage]", source: "WindowSource") -> float:
     """What pooled vectors are multiplied by to have the mean norm that those of SVMs have."""
     from sppnet.tasks.mining import feature_scale
 
@@ -104,8 +104,8 @@ def _scale(take: Take, images: "Sequence[DetectionImage]", source: Any) -> float
 
 
 def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") -> "WindowDataModule":
-    from sppnet.features.window_batches import WindowDataModule
-    from sppnet.features.window_draws import WindowSampling
+    from sppnet.windows.batches import WindowDataModule
+    from sppnet.windows.draws import WindowSampling
 
     def report(done: int, total: int) -> None:
         take.progress("pooling windows", done, total, "images")
@@ -121,8 +121,8 @@ def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") 
         random_scale=chosen.random_scale,
     )
     return WindowDataModule(
-        source=_source(take, pretrained, images, is_mirrored=False),
-        flipped=_source(take, pretrained, images, is_mirrored=True) if sampling.flip else None,
+        source=_source(take, pretrained, is_mirrored=False),
+        flipped=_source(take, pretrained, is_mirrored=True) if sampling.flip else None,
         images=images,
         sampling=sampling,
         scales=() if windows.method == "rcnn" else windows.scales,
@@ -135,20 +135,17 @@ def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") 
     )
 
 
-def _source(take: Take, net: "SppNet", images: "Sequence[DetectionImage]", *, is_mirrored: bool) -> Any:
+def _source(take: Take, net: "SppNet", *, is_mirrored: bool) -> "WindowSource":
     """Pooled windows, where the convolutions are fixed; warped windows, where all layers learn."""
-    paths = [image.image.path for image in images]
     windows = take.conf.windows
-    if windows.method == "rcnn":
-        from sppnet.features.warped_squares import WarpedSquares
+    if windows.method != "rcnn":
+        return windows_of(take.conf, net, "pool", order="pyramid", is_mirrored=is_mirrored)
+    from sppnet.windows.warped import WarpedSquares
 
-        return WarpedSquares(
-            net=net,
-            paths=paths,
-            size=windows.size,
-            context=windows.context,
-            is_mirrored=is_mirrored,
-            max_pixels=take.conf.data_loading.max_pixels,
-        )
-    maps = maps_of(take, net, paths, is_mirrored=is_mirrored)
-    return windows_of(take.conf, net, maps, "pool", "pyramid")
+    return WarpedSquares(
+        net=net,
+        size=windows.size,
+        context=windows.context,
+        is_mirrored=is_mirrored,
+        max_pixels=take.conf.data_loading.max_pixels,
+    )

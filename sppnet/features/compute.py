@@ -14,8 +14,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sppnet.errors import ConfigError, NonFiniteError
+from sppnet.features.extract_view import ExtractView
 from sppnet.features.specs import FeatureSpec
-from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
 
 # Images of one size that pass together: 20 of 224 x 224. Rows depend on it in the last bit.
@@ -29,7 +29,7 @@ def frozen(net: SppNet) -> Iterator[None]:
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
-        with torch.inference_mode(), torch.autocast(_device(net).type, enabled=False):
+        with torch.inference_mode(), torch.autocast(net.device.type, enabled=False):
             yield
     finally:
         for module, is_training in modes:  # children come after their parents, so theirs are the last word
@@ -93,12 +93,8 @@ def _vectors(
     net: SppNet, images: UInt8[Tensor, "n 3 h w"], specs: Sequence[FeatureSpec]
 ) -> dict[FeatureSpec, Float[Tensor, "n _"]]:
     layers = list(dict.fromkeys(spec.layer for spec in specs))
-    outputs = net.layer_features(images.to(_device(net)).float(), layers)
+    outputs = net.layer_features(images.to(net.device).float(), layers)
     return {spec: spec.vectors(outputs[spec.layer]).float().cpu() for spec in specs}
-
-
-def _device(net: SppNet) -> torch.device:
-    return next(net.parameters()).device
 
 
 def _require_finite(rows: Float[Tensor, "n dim"], paths: Sequence[Path], what: str) -> None:

@@ -13,10 +13,10 @@ from typing import final
 
 from sppnet.errors import ConfigError
 from sppnet.features.compute import compute_rows, frozen, vector_lengths
+from sppnet.features.extract_view import ExtractView
 from sppnet.features.identity import extractor_identities
 from sppnet.features.shards import Features
 from sppnet.features.specs import FeatureSpec, level_columns
-from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
 from sppnet.progress_bar import show_progress
 from sppnet.store.entry import Entry, Images, obtain, share_work

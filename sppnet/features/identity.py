@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from sppnet.artifacts import content_key
 from sppnet.features.compute import compute_rows
+from sppnet.features.extract_view import ExtractView
 from sppnet.features.specs import FeatureSpec
-from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
 from sppnet.sources import code_of
 
@@ -37,7 +37,7 @@ def extractor_identities(
         name: {"weights": weights_digest(part.state_dict()), "architecture": architecture_digest(part)}
         for name, part in _parts(net, specs).items()
     }
-    device = next(net.parameters()).device.type
+    device = net.device.type
     surroundings = {
         "view": view.identity,
         "code": source_digest(net),

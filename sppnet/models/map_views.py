@@ -18,9 +18,9 @@ from torch import Tensor
 from sppnet.errors import ConfigError
 from sppnet.models.sppnet import SppNet
 from sppnet.models.views import maps_of_both, require_room, softmax_of
-from sppnet.ops.views import ten_windows
+from sppnet.ops.crops import ten_windows
 from sppnet.ops.window_pooling import pool_windows
-from sppnet.ops.windows import Mapping, map_cells
+from sppnet.ops.windows import CellMapping, map_cells
 
 
 @final
@@ -36,7 +36,7 @@ class TenMapView:
 
     short_side: int
     size: int
-    mapping: Mapping
+    mapping: CellMapping
 
     num_views = 10
     is_square = False
@@ -80,7 +80,7 @@ class ManyViews:
     test_sides: Sequence[int]
     size: int
     full_short_side: int | None
-    mapping: Mapping
+    mapping: CellMapping
 
     is_square = False
 
@@ -153,7 +153,7 @@ def grid_windows(height: int, width: int, size: int) -> Int[Tensor, "v 4"]:
 
 
 def _pool_both(
-    net: SppNet, maps: Tensor, windows: Tensor, width: int, mapping: Mapping
+    net: SppNet, maps: Tensor, windows: Tensor, width: int, mapping: CellMapping
 ) -> Float[Tensor, "n views features"]:
     """Pool windows on the maps of images, and mirrored ones on those of their mirror images."""
     mirrored = windows.clone()

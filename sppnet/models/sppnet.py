@@ -73,6 +73,11 @@ class SppNet(nn.Module):
         own = [] if backbone.own_init else [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
         init(own, [self.fc6, self.fc7, self.fc8])
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.fc6.weight.device
+
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
         """Classify RGB images on 0..255.
 

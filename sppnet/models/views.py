@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sppnet.errors import ConfigError
 from sppnet.models.sppnet import SppNet
-from sppnet.ops.views import centre_crop, ten_crop
+from sppnet.ops.crops import centre_crop, ten_crop
 
 
 @runtime_checkable  # the tests check argument types

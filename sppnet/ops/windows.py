@@ -16,8 +16,8 @@ from torch import Tensor
 from sppnet.ops.boxes import require_boxes
 from sppnet.ops.receptive_field import ReceptiveField
 
-Mapping = Literal["centre_inside", "paper", "release"]
-Target = Literal["paper", "release"]
+CellMapping = Literal["centre_inside", "paper", "release"]
+ScaleTarget = Literal["paper", "release"]
 
 # Both nets of the authors' code shrink windows by 6.5 pixels and then round cells to the nearest.
 _RELEASE_SHRINKAGE = 6.5
@@ -27,7 +27,7 @@ _RELEASE_SHARE = 13 * 16 / _PAPER_SIDE
 
 
 def map_cells(
-    windows: Float[Tensor, "n 4"], field: ReceptiveField, map_size: tuple[int, int], mapping: Mapping
+    windows: Float[Tensor, "n 4"], field: ReceptiveField, map_size: tuple[int, int], mapping: CellMapping
 ) -> Int[Tensor, "n 4"]:
     """Find the cells of every window, at least one each.
 
@@ -58,7 +58,7 @@ def map_cells(
     return ends.clamp(min=0).minimum(limits).long()
 
 
-def _ends(windows: Tensor, field: ReceptiveField, mapping: Mapping) -> tuple[Tensor, Tensor]:
+def _ends(windows: Tensor, field: ReceptiveField, mapping: CellMapping) -> tuple[Tensor, Tensor]:
     """Return first and last cells (n 2, x and y), neither merged nor clipped."""
     top_left, bottom_right = windows[:, :2], windows[:, 2:]
     stride, size, padding = field
@@ -85,7 +85,7 @@ def choose_scale(
     windows: Float[Tensor, "n 4"],
     short_side: int,
     scales: Sequence[int],
-    target: Target,
+    target: ScaleTarget,
     *,
     side: int = _PAPER_SIDE,
 ) -> Int[Tensor, " n"]:

@@ -10,9 +10,9 @@ killed, or on a machine without torch; nothing here imports torch, so an answer 
 
 from sppnet.tables.curves import draw_curves, picture_of
 from sppnet.tables.publish import publish
-from sppnet.tables.records import Cell, Claim, Measurement, Metric, Run, Setting, Table
 from sppnet.tables.render import print_table, to_csv, to_json, to_latex, to_markdown
 from sppnet.tables.results import read_table, table_directories
+from sppnet.tables.table import Cell, Claim, Measurement, Metric, Run, Setting, Table
 
 __all__ = [
     "Cell",

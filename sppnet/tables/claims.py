@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sppnet.tables.escape import clean
-from sppnet.tables.records import Cell, Claim, Measurement, Metric, Setting, Table
+from sppnet.tables.table import Cell, Claim, Measurement, Metric, Setting, Table
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sppnet.artifacts import write_atomic
-from sppnet.tables.records import Metric, Setting, Table
+from sppnet.tables.table import Metric, Setting, Table
 from sppnet.tables.wording import legend
 
 _WIDTH, _HEIGHT, _DPI = 7.0, 4.5, 130  # inches, and pixels an inch

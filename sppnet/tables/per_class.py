@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sppnet.tables.escape import clean
-from sppnet.tables.records import Cell, Measurement, Metric, Run, Setting, Table
+from sppnet.tables.table import Cell, Measurement, Metric, Run, Setting, Table
 
 
 def per_class_table(table: Table) -> Table | None:

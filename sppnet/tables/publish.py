@@ -9,8 +9,8 @@ from sppnet.artifacts import write_json, write_text
 from sppnet.errors import ConfigError
 from sppnet.tables import escape
 from sppnet.tables.curves import draw_curves
-from sppnet.tables.records import Table
 from sppnet.tables.render import to_json, to_markdown
+from sppnet.tables.table import Table
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sppnet.tables import escape
 from sppnet.tables.per_class import per_class_table
-from sppnet.tables.records import Cell, Metric, Table
+from sppnet.tables.table import Cell, Metric, Table
 from sppnet.tables.wording import MARK, legend, ours_text, rows_of
 
 _VERDICT = {True: "holds", False: "does not hold", None: "open"}

@@ -10,8 +10,8 @@ from sppnet.artifacts import read_json
 from sppnet.errors import ArtifactError, ConfigError, DataError
 from sppnet.tables.claims import judge
 from sppnet.tables.escape import clean
-from sppnet.tables.records import MARK_OF_STALE, Cell, CellStatus, Measurement, Metric, Run, Setting, Table
 from sppnet.tables.runs import read_cells, read_named
+from sppnet.tables.table import MARK_OF_STALE, Cell, CellStatus, Measurement, Metric, Run, Setting, Table
 
 FORMAT = 2
 # A cell none of whose seeds is complete is called by the first of these that a seed is.

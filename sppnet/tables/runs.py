@@ -15,7 +15,7 @@ from sppnet.artifacts import read_json
 from sppnet.errors import ArtifactError
 from sppnet.tables.escape import clean
 from sppnet.tables.provenance import changes_since, read_provenance
-from sppnet.tables.records import Run, RunState
+from sppnet.tables.table import Run, RunState
 
 
 def read_cells(directory: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[list[Run], list[str]]:

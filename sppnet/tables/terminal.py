@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from sppnet.tables.per_class import per_class_table
-from sppnet.tables.records import CellStatus, Metric, Setting, Table
+from sppnet.tables.table import CellStatus, Metric, Setting, Table
 from sppnet.tables.wording import MARK, legend, ours_text, rows_of
 
 # A row is three lines high: a long label wraps without costing a line.

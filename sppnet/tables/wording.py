@@ -1,6 +1,6 @@
 """Words that every form of a table uses."""
 
-from sppnet.tables.records import MARK_OF_STALE, Cell, Metric, Setting, Table
+from sppnet.tables.table import MARK_OF_STALE, Cell, Metric, Setting, Table
 
 MARK = {True: "✓", False: "✗", None: "?"}
 

@@ -5,6 +5,7 @@ Axes: n windows, p numbers of the pooled vector.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple, final
 
 import torch
@@ -14,8 +15,7 @@ from torch import Tensor
 from sppnet.artifacts import stable_seed
 from sppnet.data.window_labels import AssignedWindows, DetectionImage, assign_truth
 from sppnet.estimators.box_regressor import BoxRegressor
-from sppnet.features.ahead import Request, rows_ahead
-from sppnet.features.window_source import WindowSource
+from sppnet.windows.source import WindowSource, rows_ahead
 
 
 @final
@@ -32,7 +32,7 @@ class Regression(NamedTuple):
 class _Chosen(NamedTuple):
     """Windows of one class in one image."""
 
-    index: int  # type: ignore[assignment]  # of the image; hides tuple.index, which nobody needs
+    image: Path
     windows: Float[Tensor, "n 4"]
     truth: Float[Tensor, "n 4"]
 
@@ -63,13 +63,12 @@ def fit_regressors(
     ]
 
     def fit(label: int) -> BoxRegressor:
-        chosen = _choose(assigned, label, regression)
+        chosen = _choose(images, assigned, label, regression)
         windows = torch.cat([part.windows for part in chosen] or [torch.zeros(0, 4)])
         truth = torch.cat([part.truth for part in chosen] or [torch.zeros(0, 4)])
         features = torch.empty(len(windows), source.dim)
         start = 0
-        requests = (Request(part.index, part.windows) for part in chosen)
-        for _, rows in rows_ahead(source, requests, workers=1):
+        for _, rows in rows_ahead(source, chosen, workers=1):
             features[start : start + len(rows)] = rows.mul_(scale)
             start += len(rows)
         return BoxRegressor(ridge=regression.ridge).fit(features, windows, truth)
@@ -81,7 +80,9 @@ def fit_regressors(
             pool.shutdown(cancel_futures=True)
 
 
-def _choose(assigned: Sequence[AssignedWindows], label: int, regression: Regression) -> list[_Chosen]:
+def _choose(
+    images: Sequence[DetectionImage], assigned: Sequence[AssignedWindows], label: int, regression: Regression
+) -> list[_Chosen]:
     """The windows of a class, or as many of them as may be used, image by image."""
     of_class = [(part.labels == label).nonzero()[:, 0] for part in assigned]
     total = sum(map(len, of_class))
@@ -90,7 +91,7 @@ def _choose(assigned: Sequence[AssignedWindows], label: int, regression: Regress
     is_used[torch.randperm(total, generator=generator)[: regression.max_windows]] = True
     used = torch.split(is_used, [len(rows) for rows in of_class])
     return [
-        _Chosen(index, part.windows[rows[kept]], part.truth[rows[kept]])
-        for index, (part, rows, kept) in enumerate(zip(assigned, of_class, used, strict=True))
+        _Chosen(image.image.path, part.windows[rows[kept]], part.truth[rows[kept]])
+        for image, part, rows, kept in zip(images, assigned, of_class, used, strict=True)
         if kept.any()
     ]

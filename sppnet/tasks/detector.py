@@ -56,10 +56,10 @@ class Regressors(NamedTuple):
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor], *, ridge: float) -> "Regressors":
+    def from_state(cls, state: Mapping[str, Tensor]) -> "Regressors":
         """Make the regressors that `state` was taken from."""
         columns = zip(*(state[name] for name in BoxRegressorState._fields), strict=True)
-        made = tuple(BoxRegressor.from_state(BoxRegressorState(*one), ridge=ridge) for one in columns)
+        made = tuple(BoxRegressor.from_state(BoxRegressorState(*one)) for one in columns)
         return cls(made, state["feature_scale"])
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
 from sppnet.errors import ConfigError
-from sppnet.features.window_batches import WindowBatch
 from sppnet.models.sppnet import SppNet
 from sppnet.run.guards import check_finite
+from sppnet.windows.batches import WindowBatch
 
 
 @final

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sppnet.artifacts import stable_seed
 from sppnet.data.window_labels import DetectionImage, windows_of_image
-from sppnet.features.window_source import WindowSource
+from sppnet.windows.source import WindowSource
 
 _NUM_IMAGES: Final = 150
 _NUM_WINDOWS: Final = 20  # of every image
@@ -32,7 +32,7 @@ def sample_windows(
     for index in torch.randperm(len(images), generator=generator)[:_NUM_IMAGES].tolist():
         windows = windows_of_image(images[index].proposals, images[index].truth)
         some = torch.randperm(len(windows), generator=generator)[:_NUM_WINDOWS]
-        rows.append(source.rows(index, windows[some]))
+        rows.append(source.rows(images[index].image.path, windows[some]))
     return torch.cat(rows)
 
 

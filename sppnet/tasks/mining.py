@@ -3,7 +3,8 @@
 Axes: n windows, d numbers a vector, k classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple, final
 
 import torch
@@ -14,10 +15,8 @@ from sppnet.artifacts import stable_seed
 from sppnet.data.window_labels import DetectionImage, label_for_svm, windows_of_image
 from sppnet.errors import ConfigError, DataError
 from sppnet.estimators.hard_negatives import HardNegativeSvm
-from sppnet.features.ahead import Request, rows_ahead
-from sppnet.features.spp_windows import SppWindows
-from sppnet.features.window_source import WindowSource
 from sppnet.tasks.detector import Machines
+from sppnet.windows.source import WindowSource, rows_ahead
 
 _ROW_BITS: Final = 20  # of a row's id: which window of the image; above them the image
 
@@ -53,7 +52,7 @@ def feature_scale(images: Sequence[DetectionImage], source: WindowSource, norm: 
     for index in torch.randperm(len(images), generator=generator)[: norm.num_images].tolist():
         windows = windows_of_image(images[index].proposals, images[index].truth)
         some = torch.randperm(len(windows), generator=generator)[: norm.num_windows]
-        norms.append(source.rows(index, windows[some]).double().norm(dim=1))
+        norms.append(source.rows(images[index].image.path, windows[some]).double().norm(dim=1))
     mean = torch.cat(norms).mean() if norms else torch.tensor(torch.nan)
     if not mean > 0:
         raise DataError(
@@ -91,7 +90,7 @@ class Miner:
         num_classes: int,
         workers: int,
     ) -> None:
-        if labelling.duplicate_cells and not isinstance(source, SppWindows):
+        if labelling.duplicate_cells and source.places is None:
             raise ConfigError(
                 "mining.duplicate_cells=true: warped windows cover no cells of a map; set it to false"
             )
@@ -122,17 +121,9 @@ class Miner:
         """
         if self.num_seen == 0:
             self._add_positives()
-        labelled: dict[int, tuple[Tensor, Tensor]] = {}
-
-        def requests() -> Iterator[Request]:
-            for index in range(self.num_seen, len(self.images)):
-                labelled[index] = self._negatives(index)
-                yield Request(index, self._windows(index)[labelled[index][0]])
-
-        for request, rows in rows_ahead(self.source, requests(), workers=self.workers):
-            chosen, signs = labelled.pop(request.index)
-            ids = self._id(request.index, is_positive=False) + chosen
-            self.machine.see(rows.mul_(self.scale), signs, ids)
+        requests = (self._negatives(index) for index in range(self.num_seen, len(self.images)))
+        for request, rows in rows_ahead(self.source, requests, workers=self.workers):
+            self.machine.see(rows.mul_(self.scale), request.labels, request.ids)
             self.num_seen = request.index + 1
             report(self.num_seen)
         self.machine.finish()
@@ -142,26 +133,19 @@ class Miner:
         return Machines(self.machine.coef, intercept, self.scale)
 
     def _add_positives(self) -> None:
-        positives = {index: self._positives(index) for index in range(len(self.images))}
-        requests = (
-            Request(index, self._windows(index)[rows]) for index, rows in positives.items() if len(rows)
-        )
-        for request, rows in rows_ahead(self.source, requests, workers=self.workers):
-            index = request.index
-            labels = self.images[index].truth.labels[positives[index]]
-            ids = self._id(index, is_positive=True) + positives[index]
-            self.machine.add_positives(rows.mul_(self.scale), labels, ids)
+        requests = (self._positives(index) for index in range(len(self.images)))
+        some = (request for request in requests if len(request.windows))
+        for request, rows in rows_ahead(self.source, some, workers=self.workers):
+            self.machine.add_positives(rows.mul_(self.scale), request.labels, request.ids)
 
-    def _windows(self, index: int) -> Float[Tensor, "n 4"]:
-        return windows_of_image(self.images[index].proposals, self.images[index].truth)
-
-    def _positives(self, index: int) -> Int[Tensor, " n"]:
-        """Which windows of an image are positives: objects stand first."""
+    def _positives(self, index: int) -> "_Request":
+        """The windows of an image that are positives, and of which class: objects stand first."""
         truth = self.images[index].truth
-        return (~truth.is_difficult | self.labelling.difficult_positives).nonzero()[:, 0]
+        rows = (~truth.is_difficult | self.labelling.difficult_positives).nonzero()[:, 0]
+        return self._request(index, rows, truth.labels[rows], is_positive=True)
 
-    def _negatives(self, index: int) -> tuple[Int[Tensor, " n"], Int[Tensor, "n k"]]:
-        """Which windows of an image are negatives of a class, and of which."""
+    def _negatives(self, index: int) -> "_Request":
+        """The windows of an image that are negatives of a class, and of which."""
         image, rules = self.images[index], self.labelling
         windows, signs = label_for_svm(
             image.proposals,
@@ -172,32 +156,42 @@ class Miner:
             difficult_positives=rules.difficult_positives,
         )
         if rules.duplicate_cells:
-            assert isinstance(self.source, SppWindows), "others were refused"
-            signs = _leave_out_repeated(signs, self.source.places(index, windows))
+            assert self.source.places is not None, "others were refused"
+            signs = _leave_out_repeated(signs, self.source.places(image.image.path, windows))
         rows = (signs < 0).any(dim=1).nonzero()[:, 0]
-        return rows, signs[rows]
+        return self._request(index, rows, signs[rows], is_positive=False)
 
-    @staticmethod
-    def _id(index: int, *, is_positive: bool) -> int:
-        return (2 * index + int(is_positive)) << _ROW_BITS
+    def _request(self, index: int, rows: Tensor, labels: Tensor, *, is_positive: bool) -> "_Request":
+        image = self.images[index]
+        windows = windows_of_image(image.proposals, image.truth)[rows]
+        ids = ((2 * index + int(is_positive)) << _ROW_BITS) + rows
+        return _Request(index, image.image.path, windows, labels, ids)
 
     def _rows_of(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Compute rows again: with all that were computed together, because rounding may depend on it."""
         out = torch.empty(len(ids), self.source.dim)
         places = ids >> _ROW_BITS
         wanted = sorted(set(places.tolist()))
-
-        def rows_at(place: int) -> Tensor:
-            index = place // 2
-            return self._positives(index) if place % 2 else self._negatives(index)[0]
-
-        requests = (Request(place // 2, self._windows(place // 2)[rows_at(place)]) for place in wanted)
+        requests = (
+            self._positives(place // 2) if place % 2 else self._negatives(place // 2) for place in wanted
+        )
         ahead = rows_ahead(self.source, requests, workers=self.workers)
-        for place, (_, rows) in zip(wanted, ahead, strict=True):
+        for place, (request, rows) in zip(wanted, ahead, strict=True):
             chosen = (places == place).nonzero()[:, 0]
-            position = torch.searchsorted(rows_at(place), ids[chosen] & ((1 << _ROW_BITS) - 1))
+            position = torch.searchsorted(request.ids, ids[chosen])
             out[chosen] = rows.mul_(self.scale)[position]
         return out
+
+
+@final
+class _Request(NamedTuple):
+    """Windows of one image that an SVM is shown."""
+
+    index: int  # type: ignore[assignment]  # of the image; hides tuple.index, which nobody needs
+    image: Path
+    windows: Float[Tensor, "n 4"]
+    labels: Int[Tensor, " n"] | Int[Tensor, "n k"]  # of positives their class, of negatives -1 for each
+    ids: Int[Tensor, " n"]  # rising
 
 
 def _leave_out_repeated(signs: Int[Tensor, "n k"], places: Int[Tensor, "n 5"]) -> Int[Tensor, "n k"]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from sppnet.errors import ConfigError, DataError, NonFiniteError
 from sppnet.estimators.linear_svm import LinearSvm
 from sppnet.estimators.solve import Loss
-from sppnet.features.datamodule import FeatureBatch
+from sppnet.features.feature_batches import FeatureBatch
 from sppnet.metrics.average_precision import AveragePrecision, mean_ap
 
 Measure = Literal["average_precision", "accuracy"]

@@ -10,12 +10,12 @@ from PIL import Image
 
 from sppnet.data.voc2007 import AnnotatedImage
 from sppnet.data.window_labels import DetectionImage
-from sppnet.features.conv_maps import ConvMaps
-from sppnet.features.spp_windows import SppWindows
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit
 from sppnet.models.normalise import InputNorm
 from sppnet.models.sppnet import SppNet
+from sppnet.windows.conv_maps import ConvMaps
+from sppnet.windows.spp import SppWindows
 
 COLOURS = ((230, 40, 40), (40, 200, 60), (50, 60, 230))
 SIZES = ((60, 45), (45, 60), (52, 52))
@@ -80,9 +80,8 @@ def make_windows(small_net: SppNet, scenes: list[DetectionImage]) -> Callable[..
     """The vectors of the scenes' windows."""
 
     def make(layer: str = "pool", net: SppNet = small_net) -> SppWindows:
-        paths = [scene.image.path for scene in scenes]
         return SppWindows(
-            ConvMaps(net, paths, is_mirrored=False, cache=None, max_pixels=10_000),
+            ConvMaps(net, is_mirrored=False, cache=None, max_pixels=10_000),
             net=net,
             layer=layer,
             scales=[40, 64],

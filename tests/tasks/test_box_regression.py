@@ -60,7 +60,10 @@ def test_regressors_are_those_of_the_windows_that_overlap_their_object_enough(
         features, windows, truth = [torch.zeros(0, source.dim)], [], []
         for index, pairs in windows_by_hand(scenes, label, min_overlap):
             if pairs:
-                features.append(SCALE * source.rows(index, torch.tensor([window for window, _ in pairs])))
+                features.append(
+                    SCALE
+                    * source.rows(scenes[index].image.path, torch.tensor([window for window, _ in pairs]))
+                )
             windows += [window for window, _ in pairs]
             truth += [box for _, box in pairs]
         boxes = [torch.tensor(one).reshape(-1, 4) for one in (windows, truth)]
@@ -81,12 +84,13 @@ def test_scenes_where_nothing_is_near_an_object_are_of_no_matter(scenes, fit):
 def test_a_regressor_draws_boxes_nearer_to_their_objects(scenes, make_windows, fit):
     # Of the windows that it learned from; of others it could not be told with so few.
     source, (state, *_) = make_windows(), fit(RULES._replace(ridge=1.0))
-    regressor = BoxRegressor.from_state(state, ridge=1.0)
+    regressor = BoxRegressor.from_state(state)
     before, after = [], []
     for index, pairs in windows_by_hand(scenes, 0, 0.5):
         if pairs:
             windows = torch.tensor([window for window, _ in pairs])
-            moved = regressor.predict(SCALE * source.rows(index, windows), windows).tolist()
+            rows = SCALE * source.rows(scenes[index].image.path, windows)
+            moved = regressor.predict(rows, windows).tolist()
             before += [overlap(window, box) for window, box in pairs]
             after += [overlap(window, box) for window, (_, box) in zip(moved, pairs, strict=True)]
     assert sum(after) / len(after) > sum(before) / len(before) + 0.05
@@ -124,7 +128,7 @@ def test_the_number_of_workers_changes_no_bit(fit):
 def test_a_class_without_windows_leaves_boxes_where_they_are(fit):
     *_, empty = fit()
     boxes = torch.tensor([[3.0, 4, 20, 30]])
-    regressor = BoxRegressor.from_state(empty, ridge=10.0)
+    regressor = BoxRegressor.from_state(empty)
     assert regressor.status_ == "no samples"
     assert torch.equal(regressor.predict(torch.ones(1, 40), boxes), boxes)
 

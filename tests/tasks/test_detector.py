@@ -11,7 +11,6 @@ import torch
 
 from sppnet.estimators.box_regressor import BoxRegressor
 from sppnet.metrics.detection_ap import Detections
-from sppnet.tasks.detection import DetectorParts, average_precision, detect, pack, unpack
 from sppnet.tasks.detector import (
     Machines,
     Regressors,
@@ -20,6 +19,7 @@ from sppnet.tasks.detector import (
     find_objects,
     move_objects,
 )
+from sppnet.tasks.finding import DetectorParts, Picture, average_precision, detect, pack, unpack
 
 CLASSES, FEATURES = 3, 5
 IMAGE = (40, 50)  # height and width
@@ -182,7 +182,7 @@ def test_a_detector_combined_with_itself_finds_what_it_found(rules, is_moved):
 def test_regressors_come_back_from_their_tensors():
     random = np.random.default_rng(4)
     regressors = random_regressors(random)
-    again = Regressors.from_state(regressors.state(), ridge=0.1)
+    again = Regressors.from_state(regressors.state())
     boxes, labels = random_windows(random, 30), torch.arange(30) % CLASSES
     rows = torch.from_numpy(random.random((30, FEATURES))).float()
     assert torch.equal(again.moved(rows, boxes, labels), regressors.moved(rows, boxes, labels))
@@ -212,7 +212,10 @@ def test_images_without_any_detection_come_back_too():
 
 
 def given_and_chosen(scenes):
-    return [(scene.proposals, (scene.image.height, scene.image.width)) for scene in scenes]
+    sizes = [(scene.image.height, scene.image.width) for scene in scenes]
+    return [
+        Picture(scene.image.path, scene.proposals, size) for scene, size in zip(scenes, sizes, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
@@ -223,21 +226,20 @@ def test_every_image_is_scored_suppressed_and_moved_by_its_own_vectors(scenes, m
     machines = Machines(
         torch.randn(CLASSES, source.dim, generator=generator), torch.full((CLASSES,), -1.0), torch.tensor(0.1)
     )
-    rows = pooled.rows(0, scenes[0].proposals)
+    rows = pooled.rows(scenes[0].image.path, scenes[0].proposals)
     shifts = torch.randn(len(rows), 4, generator=generator).sort(dim=1).values
     regressor = BoxRegressor(ridge=1.0).fit(rows, scenes[0].proposals, scenes[0].proposals + shifts)
     regressors = Regressors((regressor,) * CLASSES, torch.tensor(1.0))
     parts = DetectorParts(machines, regressors if is_moved else None, USUAL)
     order = [5, 0, 2, 4, 3]
-    images = given_and_chosen(scenes)
-    answers = list(detect(parts, source, pooled, images, numbers=order, workers=2))
-    assert [number for number, _ in answers] == order
-    for number, found in answers:
-        windows, size = images[number]
-        expected, where = find_objects(windows, machines.scores(source.rows(number, windows)), USUAL)
+    pictures = given_and_chosen([scenes[number] for number in order])
+    answers = list(detect(parts, source, pooled, iter(pictures), workers=2))
+    for number, picture, found in zip(order, pictures, answers, strict=True):
+        rows = source.rows(picture.image, picture.windows)
+        expected, where = find_objects(picture.windows, machines.scores(rows), USUAL)
         if is_moved:
-            vectors = pooled.rows(number, windows)[where]
-            expected = move_objects(expected, vectors, regressors, size, USUAL)
+            vectors = pooled.rows(picture.image, picture.windows)[where]
+            expected = move_objects(expected, vectors, regressors, picture.size, USUAL)
         assert as_lists(found) == as_lists(expected)
         assert (len(found.scores) == 0) == (number == 4)  # which has no proposals
 

@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader
 from sppnet.data.voc2007 import AnnotatedImage
 from sppnet.data.window_labels import DetectionImage
 from sppnet.errors import ConfigError, NonFiniteError
-from sppnet.features.window_batches import WindowBatch, WindowDataModule
-from sppnet.features.window_draws import WindowSampling
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit
 from sppnet.models.normalise import InputNorm
 from sppnet.models.sppnet import SppNet
 from sppnet.run.guards import StepSeed
 from sppnet.tasks.finetuning import WindowFineTuningTask
+from sppnet.windows.batches import WindowBatch, WindowDataModule
+from sppnet.windows.draws import WindowSampling
 
 NUM_CLASSES = 2
 TASK = {
@@ -58,10 +58,14 @@ class Signs:
         self.dim = dim
         self.is_mirrored = is_mirrored
 
-    def rows(self, index, windows, *, scales=None, out=None):
+    places = None
+
+    def rows(self, image, windows, *, scales=None, out=None, watch=None):
+        index = int(image.stem)
         waves = torch.arange(1.0, self.dim + 1)
         rows = torch.sin(windows.sum(dim=1, keepdim=True) * waves / 40)
-        return rows + index / 10 + self.is_mirrored + (0 if scales is None else scales[:, None] / 1000)
+        rows = rows + index / 10 + self.is_mirrored + (0 if scales is None else scales[:, None] / 1000)
+        return rows if out is None else out.copy_(rows)
 
 
 def data_of(dim: int) -> WindowDataModule:
@@ -188,9 +192,9 @@ class Freezing(Signs):
         super().__init__(dim, is_mirrored=False)
         self.net = net
 
-    def rows(self, index, windows, *, scales=None, out=None):
+    def rows(self, image, windows, *, scales=None, out=None, watch=None):
         self.net.eval()
-        return super().rows(index, windows, scales=scales)
+        return super().rows(image, windows, scales=scales, out=out)
 
 
 class Modes(Callback):

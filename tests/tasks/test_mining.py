@@ -8,8 +8,8 @@ from sklearn.svm import LinearSVC
 from sppnet.data.window_labels import label_for_svm, windows_of_image
 from sppnet.errors import ConfigError, DataError
 from sppnet.estimators.hard_negatives import HardNegativeSvm
-from sppnet.features.warped_windows import WarpedWindows
 from sppnet.tasks.mining import Labelling, Miner, Norm, feature_scale
+from sppnet.windows.warped import WarpedWindows
 
 CLASSES = 3
 ALL = Norm(mean=20.0, num_images=100, num_windows=1000, seed=3)
@@ -55,7 +55,7 @@ def windows_of(scene):
 @pytest.mark.parametrize("layer", ["pool", "fc7"])
 def test_the_scale_makes_the_mean_norm_20(scenes, make_windows, layer):
     source = make_windows(layer)
-    rows = [source.rows(index, windows_of(scene)) for index, scene in enumerate(scenes)]
+    rows = [source.rows(scene.image.path, windows_of(scene)) for index, scene in enumerate(scenes)]
     scale = feature_scale(scenes, source, ALL)
     assert torch.cat(rows).norm(dim=1).mean() != pytest.approx(20, rel=0.1)
     assert (scale * torch.cat(rows)).norm(dim=1).mean() == pytest.approx(20, rel=1e-5)
@@ -91,12 +91,12 @@ def test_the_miner_feeds_the_machine_as_the_paper_says(scenes, make_windows, mak
     for index, scene in enumerate(scenes):
         chosen = [row for row, hard in enumerate(scene.truth.is_difficult) if difficult or not hard]
         if chosen:
-            rows = scale * source.rows(index, scene.truth.boxes_xyxy[chosen])
+            rows = scale * source.rows(scene.image.path, scene.truth.boxes_xyxy[chosen])
             svm.add_positives(rows, scene.truth.labels[chosen], 1000 * index + torch.arange(len(chosen)))
     for index, scene in enumerate(scenes):
         windows, signs = label_for_svm(scene.proposals, scene.truth, num_classes=CLASSES, **rules)
         chosen = [row for row, of_classes in enumerate(signs.tolist()) if -1 in of_classes]
-        rows = scale * source.rows(index, windows[chosen])
+        rows = scale * source.rows(scene.image.path, windows[chosen])
         svm.see(rows, signs[chosen], 1000 * index + 500 + torch.arange(len(chosen)))
     svm.finish()
     machines = run(make_miner(source, rules=rules))
@@ -111,7 +111,7 @@ def mined(scenes, make_windows, make_miner):
     """Machines, and of every class the vectors it was trained on, as the net makes them, and their signs."""
     miner, source = make_miner(svm={"tolerance": 1e-6}), make_windows()
     machines, state = run(miner), miner.state()
-    of_scene = [source.rows(index, windows_of(scene)) for index, scene in enumerate(scenes)]
+    of_scene = [source.rows(scene.image.path, windows_of(scene)) for index, scene in enumerate(scenes)]
     names = state["ids"].tolist()
     vectors = torch.stack([of_scene[(name >> 20) // 2][name & 0xFFFFF] for name in names])
     held = [state["signs"][:, label] != 0 for label in range(CLASSES)]
@@ -202,7 +202,7 @@ def test_the_later_of_two_negatives_of_the_same_cells_is_left_out(scenes, make_w
     source, images = make_windows(), [scenes[2], scenes[2], scenes[2], scenes[2], scenes[2], scene]
     images = [image._replace(proposals=image.proposals[:0]) for image in images[:5]] + images[5:]
     windows, signs = label_for_svm(scene.proposals, scene.truth, num_classes=CLASSES, **rules)
-    places = [tuple(place) for place in source.places(5, windows).tolist()]
+    places = [tuple(place) for place in source.places(scene.image.path, windows).tolist()]
     expected, num_left_out = [], 0
     for label in range(CLASSES):
         seen, kept = set(), []
@@ -223,10 +223,7 @@ def test_the_later_of_two_negatives_of_the_same_cells_is_left_out(scenes, make_w
 
 
 def test_warped_windows_have_no_cells_to_be_compared_by(scenes, small_net, make_miner):
-    paths = [scene.image.path for scene in scenes]
-    source = WarpedWindows(
-        net=small_net, paths=paths, layer="pool", size=20, context=2, batch_size=8, max_pixels=10_000
-    )
+    source = WarpedWindows(net=small_net, layer="pool", size=20, context=2, batch_size=8, max_pixels=10_000)
     with pytest.raises(ConfigError, match="duplicate_cells=true: warped windows cover no cells of a map"):
         make_miner(source, rules={"duplicate_cells": True})
     assert run(make_miner(source)).coef.shape == (CLASSES, source.dim)

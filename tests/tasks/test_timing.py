@@ -10,10 +10,12 @@ from torch.nn import functional
 
 from sppnet.data.images import resize_short_side
 from sppnet.errors import ConfigError
-from sppnet.features.warped_windows import WarpedWindows
 from sppnet.ops.windows import choose_scale, map_cells, scale_windows
-from sppnet.tasks.timed_methods import RcnnMethod, SppMethod
-from sppnet.tasks.timing import DetectionSeconds, StageSeconds, Stopwatch, time_detection
+from sppnet.tasks.timing import DetectionSeconds, time_detection
+from sppnet.windows.conv_maps import ConvMaps
+from sppnet.windows.spp import SppWindows
+from sppnet.windows.stopwatch import StageSeconds, Stopwatch
+from sppnet.windows.warped import WarpedWindows
 
 WINDOWS = torch.tensor([[2.0, 3, 29, 32], [0, 0, 39, 49], [5, 5, 9, 9], [2, 3, 29, 32], [20, 1, 36, 12]])
 SCALES = (40, 72, 120)
@@ -34,25 +36,46 @@ def images(tmp_path):
 
 @pytest.fixture
 def spp(small_net):
-    return SppMethod(net=small_net, scales=SCALES, mapping="centre_inside", scale_target="paper", side=224)
+    return SppWindows(
+        ConvMaps(small_net, is_mirrored=False, cache=None, max_pixels=10_000),
+        net=small_net,
+        layer="fc7",
+        scales=SCALES,
+        mapping="centre_inside",
+        scale_target="paper",
+        side=224,
+        order="bins_first",
+    )
 
 
 @pytest.fixture
 def make_rcnn(small_net):
     def make(max_windows=None):
-        return RcnnMethod(net=small_net, size=24, context=2, batch_size=2, max_windows=max_windows)
+        return WarpedWindows(
+            net=small_net,
+            layer="fc7",
+            size=24,
+            context=2,
+            batch_size=2,
+            max_pixels=10_000,
+            max_windows=max_windows,
+        )
 
     return make
 
 
+def timed(source, images, num_warmup=0):
+    return time_detection(source, images, device=CPU, num_warmup=num_warmup)
+
+
 @torch.inference_mode()
 def test_the_spp_features_that_are_timed_are_those_of_slices_of_the_maps(spp, small_net, images):
-    image = Image.open(images[0][0])
-    found = spp.fc7(image, WINDOWS, Stopwatch(CPU))
+    path, image = images[0][0], Image.open(images[0][0])
+    rows = spp.rows(path, WINDOWS, watch=Stopwatch(CPU))
     for row, window, scale in zip(
-        found.rows, WINDOWS, choose_scale(WINDOWS, 40, SCALES, "paper").tolist(), strict=True
+        rows, WINDOWS, choose_scale(WINDOWS, 40, SCALES, "paper").tolist(), strict=True
     ):
-        maps = small_net.maps(resize_short_side(image, scale)[None].float())
+        maps = small_net.maps(resize_short_side(image, scale)[None].float()).half().float()
         size = (maps.shape[2], maps.shape[3])
         resized = scale_windows(window[None], 40, scale)
         x1, y1, x2, y2 = map_cells(resized, small_net.backbone.receptive_field, size, "centre_inside")[0]
@@ -61,42 +84,45 @@ def test_the_spp_features_that_are_timed_are_those_of_slices_of_the_maps(spp, sm
         torch.testing.assert_close(row, small_net.fc_features(pooled, "fc7")[0], rtol=1e-4, atol=1e-4)
 
 
+def test_what_is_timed_is_what_detects(spp, make_rcnn, images):
+    for source in (spp, make_rcnn()):
+        for path, windows in images:
+            timed_rows = source.rows(path, windows, watch=Stopwatch(CPU))
+            assert torch.equal(timed_rows, source.rows(path, windows))
+
+
+def test_a_clock_looks_at_work_and_not_at_what_is_remembered(spp, images):
+    path, windows = images[0]
+    spp.rows(path, windows)
+    watch = Stopwatch(CPU)
+    spp.rows(path, windows, watch=watch)
+    assert all(stage > 0 for stage in watch.wall)
+
+
 def test_windows_that_cover_the_same_cells_are_computed_once(spp, images):
-    seconds = time_detection(spp, images, num_warmup=0, max_pixels=10_000)
+    seconds = timed(spp, images)
     assert seconds.num_windows == (5, 3, 4)
     assert seconds.num_computed == (4, 3, 4)
 
 
-@torch.inference_mode()
-def test_the_r_cnn_features_that_are_timed_are_those_of_warped_windows(make_rcnn, small_net, images):
-    path, windows = images[0]
-    source = WarpedWindows(
-        net=small_net, paths=[path], layer="fc7", size=24, context=2, batch_size=8, max_pixels=10_000
-    )
-    found = make_rcnn().fc7(Image.open(path), windows, Stopwatch(CPU))
-    assert found.num_computed == 5
-    torch.testing.assert_close(found.rows, source.rows(0, windows), rtol=1e-4, atol=1e-4)
-
-
-@torch.inference_mode()
 def test_r_cnn_may_warp_some_windows_but_its_fc_layers_see_as_many_vectors(make_rcnn, images):
-    image = Image.open(images[0][0])
-    whole = make_rcnn().fc7(image, WINDOWS, Stopwatch(CPU)).rows.clone()
-    found = make_rcnn(max_windows=2).fc7(image, WINDOWS, Stopwatch(CPU))
-    assert found.num_computed == 2
+    path = images[0][0]
+    whole, watch = make_rcnn().rows(path, WINDOWS), Stopwatch(CPU)
+    rows = make_rcnn(max_windows=2).rows(path, WINDOWS, watch=watch)
+    assert watch.num_computed == 2
     # Of five windows the first and the third, over and over.
-    torch.testing.assert_close(found.rows, whole[[0, 2, 0, 2, 0]], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rows, whole[[0, 2, 0, 2, 0]], rtol=1e-4, atol=1e-4)
 
 
 def test_every_stage_of_every_image_takes_time(spp, make_rcnn, images):
-    for method in (spp, make_rcnn()):
-        seconds = time_detection(method, images, num_warmup=1, max_pixels=10_000)
+    for source in (spp, make_rcnn()):
+        seconds = timed(source, images, num_warmup=1)
         assert len(seconds.wall) == len(seconds.cpu) == 3
         assert all(stage > 0 for image in seconds.wall for stage in image)
 
 
 def test_warming_up_on_more_images_than_there_are_counts_none_twice(spp, images):
-    seconds = time_detection(spp, images, num_warmup=9, max_pixels=10_000)
+    seconds = timed(spp, images, num_warmup=9)
     assert len(seconds.wall) == 3
     assert seconds.num_computed == (4, 3, 4)
 
@@ -143,4 +169,4 @@ def test_means_and_medians_are_per_image():
 def test_nothing_to_time_is_refused(spp, images, windows):
     listed = [(images[0][0], some) for some in windows]
     with pytest.raises(ConfigError, match="expected one or more, all with proposals"):
-        time_detection(spp, listed, num_warmup=0, max_pixels=10_000)
+        timed(spp, listed)

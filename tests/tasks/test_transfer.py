@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 from sppnet.data.targets import TargetImages, TargetSplit
 from sppnet.errors import ConfigError, DataError
 from sppnet.estimators.linear_svm import LinearSvm
-from sppnet.features.datamodule import FeatureDataModule
+from sppnet.features.feature_batches import FeatureDataModule
 from sppnet.features.shards import Features
 from sppnet.tasks.transfer import TransferTask, normalise
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sppnet.data.images import read_image, resize_short_side
 from sppnet.errors import ConfigError
-from sppnet.ops.views import centre_crop
+from sppnet.ops.crops import centre_crop
 
 
 @final

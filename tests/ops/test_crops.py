@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sppnet.ops.views import centre_crop, ten_crop
+from sppnet.ops.crops import centre_crop, ten_crop
 
 NUMBERED = torch.arange(24, dtype=torch.uint8).view(1, 4, 6)
 

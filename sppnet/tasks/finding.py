@@ -1,17 +1,17 @@
 """Find the objects in a list of images, and judge what was found (paper §4.1, Tables 9 to 12)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from sppnet.data.window_labels import DetectionImage
-from sppnet.features.ahead import Request, rows_ahead
-from sppnet.features.window_source import WindowSource
 from sppnet.metrics.detection_ap import Detections, Truth, VocDetectionAP
 from sppnet.tasks.detector import Machines, Regressors, Suppression, find_objects, move_objects
+from sppnet.windows.source import WindowSource, rows_ahead
 
 
 @final
@@ -23,34 +23,39 @@ class DetectorParts(NamedTuple):
     suppression: Suppression
 
 
+@final
+class Picture(NamedTuple):
+    """An image to find objects in."""
+
+    image: Path
+    windows: Float[Tensor, "n 4"]  # its proposals
+    size: tuple[int, int]  # height and width, pixels
+
+
 def detect(
     parts: DetectorParts,
     source: WindowSource,
     pooled: WindowSource,
-    images: Sequence[tuple[Tensor, tuple[int, int]]] | Mapping[int, tuple[Tensor, tuple[int, int]]],
+    pictures: Iterable[Picture],
     *,
-    numbers: Sequence[int],
     workers: int,
-) -> Iterator[tuple[int, Detections]]:
-    """Yield what was found, image by image.
+) -> Iterator[Detections]:
+    """Yield what was found, picture by picture.
 
     Args:
         parts: The detector.
         source: Of the vectors that the machines know.
         pooled: Of the vectors that the regressors know.
-        images: The proposals of every image (n x 4), and its height and width in pixels.
-        numbers: Which of the images, in which order.
-        workers: Images whose vectors are computed at a time.
+        pictures: Taken as they are needed.
+        workers: Pictures whose vectors are computed at a time.
     """
-    requests = (Request(number, images[number][0]) for number in numbers)
-    for request, rows in rows_ahead(source, requests, workers=workers):
-        found, where = find_objects(request.windows, parts.machines.scores(rows), parts.suppression)
+    for picture, rows in rows_ahead(source, pictures, workers=workers):
+        found, where = find_objects(picture.windows, parts.machines.scores(rows), parts.suppression)
         if parts.regressors is not None:
             kept, place = torch.unique(where, return_inverse=True)
-            vectors = pooled.rows(request.index, request.windows[kept])[place]
-            size = images[request.index][1]
-            found = move_objects(found, vectors, parts.regressors, size, parts.suppression)
-        yield request.index, found
+            vectors = pooled.rows(picture.image, picture.windows[kept])[place]
+            found = move_objects(found, vectors, parts.regressors, picture.size, parts.suppression)
+        yield found
 
 
 def average_precision(

@@ -12,8 +12,8 @@ import torch
 from sppnet.data.voc2007 import AnnotatedImage
 from sppnet.data.window_labels import DetectionImage
 from sppnet.errors import ConfigError, DataError
-from sppnet.features.window_batches import WindowDataModule
-from sppnet.features.window_draws import WindowSampling, draw_windows, label_windows
+from sppnet.windows.batches import WindowDataModule
+from sppnet.windows.draws import WindowSampling, draw_windows, label_windows
 
 WIDTH = 50
 SAMPLING = {
@@ -36,11 +36,15 @@ class Echo:
         self.is_mirrored = is_mirrored
         self.asked: list[int] = []
 
-    def rows(self, index, windows, *, scales=None, out=None):
+    places = None
+
+    def rows(self, image, windows, *, scales=None, out=None, watch=None):
+        index = int(image.stem)
         self.asked.append(index)
         scales = -torch.ones(len(windows)) if scales is None else scales.float()
         ends = torch.tensor([float(index), float(self.is_mirrored)]).expand(len(windows), 2)
-        return torch.cat([ends[:, :1], windows, scales[:, None], ends[:, 1:]], dim=1)
+        rows = torch.cat([ends[:, :1], windows, scales[:, None], ends[:, 1:]], dim=1)
+        return rows if out is None else out.copy_(rows)
 
 
 def image_of(index: int, *, num_objects: int = 2, num_proposals: int = 60) -> DetectionImage:

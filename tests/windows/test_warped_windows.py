@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from by_number import ByNumber
 from PIL import Image
 
 from sppnet.data.images import BadImageError
 from sppnet.errors import ConfigError, NonFiniteError
-from sppnet.features.warped_windows import WarpedWindows
 from sppnet.models.normalise import InputNorm
 from sppnet.ops.warp import warp_windows
+from sppnet.windows.warped import WarpedSquares, WarpedWindows
 
 WINDOWS = torch.tensor([[2.0, 3, 9, 12], [0, 0, 17, 17], [5, 5, 5, 5], [0, 4, 11, 8], [1, 1, 16, 2]])
 SIZE, CONTEXT = 20, 2
@@ -22,14 +23,14 @@ def make_source(make_net, paths):
     def make(net=None, **replaced):
         arguments = {
             "net": net or make_net(),
-            "paths": paths,
             "layer": "fc7",
             "size": SIZE,
             "context": CONTEXT,
             "batch_size": 2,
             "max_pixels": 10_000,
         }
-        return WarpedWindows(**arguments | replaced)
+        of = replaced.pop("paths", paths)
+        return ByNumber(WarpedWindows(**arguments | replaced), of)
 
     return make
 
@@ -62,7 +63,6 @@ def test_several_threads_get_what_one_gets(make_source, paths):
 def test_an_image_without_windows_has_no_rows(make_source):
     source = make_source()
     assert source.rows(0, torch.empty(0, 4)).shape == (0, source.dim)
-    assert source.images_of(0, torch.empty(0, 4)).shape == (0, 3, SIZE, SIZE)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,12 @@ def test_an_image_without_windows_has_no_rows(make_source):
     ],
     ids=["three constants", "a mean image"],
 )
-def test_beyond_the_image_the_net_sees_zeros(make_source, make_net, norm):
-    source = make_source(make_net(input_norm=norm))
+def test_beyond_the_image_the_net_sees_zeros(make_net, paths, norm):
     # A third of the square lies left of the image: 2 of 20 pixels are context.
-    seen = norm(source.images_of(0, torch.tensor([[0.0, 6, 7, 11]])))
+    squares = WarpedSquares(
+        net=make_net(input_norm=norm), size=SIZE, context=CONTEXT, is_mirrored=False, max_pixels=10_000
+    )
+    seen = norm(squares.rows(paths[0], torch.tensor([[0.0, 6, 7, 11]])).view(-1, 3, SIZE, SIZE))
     assert (seen[:, :, :, :2].abs() < 1e-4).all()
     assert (seen[:, :, 5:15, 2:].abs() > 1e-4).float().mean() > 0.9
 

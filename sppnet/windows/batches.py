@@ -18,15 +18,15 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from sppnet.artifacts import stable_seed
 from sppnet.data.window_labels import DetectionImage
 from sppnet.errors import ConfigError
-from sppnet.features.window_draws import (
+from sppnet.ops.boxes import flip_boxes
+from sppnet.windows.draws import (
     LabelledWindows,
     WindowDraws,
     WindowSampling,
     draw_windows,
     label_windows,
 )
-from sppnet.features.window_source import WindowSource
-from sppnet.ops.boxes import flip_boxes
+from sppnet.windows.source import WindowSource
 
 
 @final
@@ -198,7 +198,7 @@ class WindowDataModule(LightningDataModule):
         scales = None if draws.scales is None else draws.scales.flatten()[places]
         source = self.sources[is_mirrored]
         assert source is not None, "nothing is mirrored without a source of mirrored windows"
-        out.copy_(source.rows(index, windows, scales=scales))
+        source.rows(self.images[index].image.path, windows, scales=scales, out=out)
 
 
 @final

@@ -2,13 +2,15 @@
 
 import threading
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from sppnet.features.ahead import Request, rows_ahead
-from sppnet.features.conv_maps import ConvMaps
-from sppnet.features.spp_windows import SppWindows
+from sppnet.windows.conv_maps import ConvMaps
+from sppnet.windows.source import rows_ahead
+from sppnet.windows.spp import SppWindows
 
 WINDOWS = torch.tensor([[0.0, 0, 17, 17], [2, 3, 9, 12], [5, 4, 16, 8]])
 
@@ -22,7 +24,10 @@ class Slow:
         self.number, self.wrong = number, wrong
         self.begun = []
 
-    def rows(self, index, windows, *, scales=None, out=None):
+    places = None
+
+    def rows(self, image, windows, *, scales=None, out=None, watch=None):
+        index = int(image.name)
         self.begun.append(index)
         time.sleep(0.004 * (self.number - index))
         if index == self.wrong:
@@ -30,28 +35,38 @@ class Slow:
         return torch.full((len(windows), 1), float(index))
 
 
-def requests(number):
-    return (Request(index, WINDOWS[: index % 4]) for index in range(number))
+class Request(NamedTuple):
+    image: Path
+    windows: torch.Tensor
+
+    @property
+    def number(self):
+        return int(self.image.name)
+
+
+def requests(number, paths=None):
+    images = paths or [Path(str(index)) for index in range(number)]
+    return (Request(image, WINDOWS[: index % 4]) for index, image in enumerate(images))
 
 
 @pytest.mark.parametrize("workers", [1, 3, 20])
 def test_rows_come_in_the_order_of_the_requests(workers):
     answers = list(rows_ahead(Slow(10), requests(10), workers=workers))
-    assert [request.index for request, _ in answers] == list(range(10))
+    assert [request.number for request, _ in answers] == list(range(10))
     for request, rows in answers:
-        assert rows.tolist() == [[float(request.index)]] * len(request.windows)
+        assert rows.tolist() == [[float(request.number)]] * len(request.windows)
 
 
 def test_the_number_of_workers_changes_no_bit(make_net, paths):
     def answers(workers):
         net = make_net()
-        maps = ConvMaps(net, paths, is_mirrored=False, cache=None, max_pixels=10_000)
+        maps = ConvMaps(net, is_mirrored=False, cache=None, max_pixels=10_000)
         source = SppWindows(
             *(maps,),
             **{"net": net, "layer": "fc7", "scales": [16, 24], "mapping": "centre_inside"},
             **{"scale_target": "paper", "side": 13, "order": "pyramid"},
         )
-        return [rows.clone() for _, rows in rows_ahead(source, requests(len(paths)), workers=workers)]
+        return [rows.clone() for _, rows in rows_ahead(source, requests(len(paths), paths), workers=workers)]
 
     assert all(torch.equal(*both) for both in zip(answers(1), answers(3), strict=True))
 
@@ -66,7 +81,7 @@ def test_an_error_reaches_the_caller_in_its_turn_and_ends_the_work(workers):
     source, seen = Slow(20, wrong=4), []
     with pytest.raises(FileNotFoundError, match="image 4"):
         for request, _ in rows_ahead(source, requests(20), workers=workers):
-            seen.append(request.index)
+            seen.append(request.number)
     assert seen == [0, 1, 2, 3]
     assert max(source.begun) <= 4 + workers
     assert threading.active_count() == before
@@ -101,9 +116,9 @@ def test_no_more_is_asked_for_than_the_workers_and_the_caller_hold(workers):
 
     def noted():
         for request in requests(12):
-            taken.append(request.index)
+            taken.append(request.number)
             yield request
 
     for request, _ in rows_ahead(Slow(12), noted(), workers=workers):
-        assert len(taken) <= request.index + 1 + workers
+        assert len(taken) <= request.number + 1 + workers
     assert taken == list(range(12))

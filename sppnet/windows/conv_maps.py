@@ -7,6 +7,7 @@ image that was kept and in a new one; the maxima that windows are pooled to lose
 Axes: c channels, h w cells.
 """
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -17,19 +18,21 @@ from typing import final
 import safetensors.torch
 import torch
 from jaxtyping import Float, Float16
+from PIL import Image
 from torch import Tensor
 
 from sppnet.data.images import image_size, read_image, resize_short_side
 from sppnet.errors import ConfigError, NonFiniteError, ResourceError
 from sppnet.features.compute import frozen
+from sppnet.features.extract_view import ExtractView
 from sppnet.features.identity import extractor_identities
 from sppnet.features.specs import FeatureSpec
-from sppnet.features.views import ExtractView
 from sppnet.models.sppnet import SppNet
 from sppnet.progress_bar import show_progress
 from sppnet.sources import code_of
 from sppnet.store.entry import MAPS, Entry, Images
 from sppnet.store.feature_cache import FeatureCache
+from sppnet.windows.stopwatch import Stopwatch, timed
 
 log = logging.getLogger(__name__)
 _MAPS = FeatureSpec("conv5", None)
@@ -40,23 +43,22 @@ _LARGEST = torch.finfo(torch.float16).max
 
 @final
 class ConvMaps:
-    """Maps of a list of images.
+    """Maps of image files.
 
     May be asked by several threads at once.
 
     Args:
         net: Frozen: it is put into evaluation mode and left there.
-        paths: Image files, read as stored (annotated boxes refer to that orientation).
         is_mirrored: Whether images are mirrored, left to right, first.
         cache: Where maps are kept; None computes them whenever they are asked for.
         max_pixels: Larger files are refused.
-        upright: Whether EXIF orientation is applied, for pictures without annotations.
+        upright: Whether EXIF orientation is applied, for pictures without annotations, whose boxes refer to
+            the file as stored.
     """
 
     def __init__(
         self,
         net: SppNet,
-        paths: Sequence[Path],
         *,
         is_mirrored: bool,
         cache: FeatureCache | None,
@@ -64,48 +66,90 @@ class ConvMaps:
         upright: bool = False,
     ) -> None:
         self.net = net.eval()
-        self.paths = paths
         self.is_mirrored = is_mirrored
         self.max_pixels = max_pixels
         self.upright = upright
         self._cache = cache
         self._entries: dict[int, Entry] = {}
-        self._known: dict[int, Images] = {}
-        self._recent: dict[tuple[int, int], Tensor] = {}
+        self._known: dict[Path, Images] = {}  # of images whose maps are kept
+        self._recent: dict[tuple[Path, int], Tensor] = {}  # otherwise
         self._lock = threading.Lock()
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Width and height of an image as stored, pixels."""
-        return image_size(self.paths[index], upright=self.upright, max_pixels=self.max_pixels)
+    def size(self, path: Path) -> tuple[int, int]:
+        """Width and height of an image, pixels."""
+        return image_size(path, upright=self.upright, max_pixels=self.max_pixels)
 
-    def at(self, index: int, scale: int) -> Float[Tensor, "c h w"]:
-        """Maps of an image whose short side is `scale` pixels; channels come last in memory.
+    def at(
+        self, path: Path, scales: Sequence[int], *, watch: Stopwatch | None = None
+    ) -> list[Float[Tensor, "c h w"]]:
+        """Maps of an image whose short side is `scales` pixels, in turn; channels come last in memory.
+
+        Args:
+            path: Of the image.
+            scales: Short sides.
+            watch: Is told how long reading, resizing and the convolutions take; all is computed then.
 
         Raises:
             BadImageError: The file cannot be used.
-            ConfigError: The scale is too small for the net.
+            ConfigError: A scale is too small for the net.
             NonFiniteError: A map is NaN, infinite or beyond 16 bits.
             ResourceError: The cache cannot be written.
         """
-        maps = self._remembered(index, scale) if self._cache is None else self._kept(index, scale)
-        return maps.float().permute(2, 0, 1)
 
-    def _remembered(self, index: int, scale: int) -> Float16[Tensor, "h w c"]:
+        @functools.cache  # read once for all scales, if at all
+        def image() -> Image.Image:
+            with timed(watch, "decode"):
+                return read_image(path, upright=self.upright, max_pixels=self.max_pixels)
+
+        maps = []
+        for scale in scales:
+
+            def compute(scale: int = scale) -> Float16[Tensor, "h w c"]:
+                return self._computed(path, image(), scale, watch)
+
+            if watch is not None:
+                found = compute()
+            else:
+                get = self._remembered if self._cache is None else self._kept
+                found = get(path, scale, compute)
+            with timed(watch, "conv"):
+                maps.append(found.float().permute(2, 0, 1))
+        return maps
+
+    def _remembered(
+        self, path: Path, scale: int, compute: Callable[[], Float16[Tensor, "h w c"]]
+    ) -> Float16[Tensor, "h w c"]:
         """Maps of the images asked for last: box regression asks for them once more."""
         with self._lock:
-            maps = self._recent.get((index, scale))
+            maps = self._recent.get((path, scale))
         if maps is None:
-            maps = self._computed(index, scale)
+            maps = compute()
             with self._lock:
-                self._recent[index, scale] = maps
+                self._recent[path, scale] = maps
                 while len(self._recent) > _NUM_REMEMBERED:
                     self._recent.pop(next(iter(self._recent)))
         return maps
 
-    def fill(self, scale: int, *, workers: int, report: Callable[[int, int], None] | None = None) -> None:
+    def _kept(
+        self, path: Path, scale: int, compute: Callable[[], Float16[Tensor, "h w c"]]
+    ) -> Float16[Tensor, "h w c"]:
+        def written() -> bytes:
+            return safetensors.torch.save({"maps": compute()})
+
+        return safetensors.torch.load_file(self._entry(scale).get(self._images(path), written))["maps"]
+
+    def fill(
+        self,
+        paths: Sequence[Path],
+        scale: int,
+        *,
+        workers: int,
+        report: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Make sure that the cache has every image's maps.
 
         Args:
+            paths: Of the images.
             scale: Short side, pixels.
             workers: Images at a time.
             report: Told after every image how many are done, and of how many; may raise to stop here.
@@ -115,9 +159,9 @@ class ConvMaps:
             ...: As `at`.
         """
         assert self._cache is not None, "only a cache can be filled"
-        self._require_space(scale)
+        self._require_space(paths, scale)
         with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(self._kept, index, scale) for index in range(len(self.paths))]
+            futures = [pool.submit(self.at, path, [scale]) for path in paths]
             try:
                 done = show_progress((f.result() for f in futures), label="maps", total=len(futures))
                 for count, _ in enumerate(done, 1):
@@ -127,13 +171,13 @@ class ConvMaps:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _require_space(self, scale: int) -> None:
+    def _require_space(self, paths: Sequence[Path], scale: int) -> None:
         assert self._cache is not None
         entry = self._entry(scale)
-        missing = [index for index in range(len(self.paths)) if not entry.listed(self._images(index))]
+        missing = [path for path in paths if not entry.listed(self._images(path))]
         cells = 0
-        for index in missing:
-            width, height = self.size(index)
+        for path in missing:
+            width, height = self.size(path)
             cells += round(width * height * (scale / min(width, height) / self._stride) ** 2)
         num_bytes = 2 * cells * entry.dim
         self._cache.require_space(num_bytes)
@@ -147,21 +191,16 @@ class ConvMaps:
     def _stride(self) -> int:
         return self.net.backbone.receptive_field.stride
 
-    def _kept(self, index: int, scale: int) -> Float16[Tensor, "h w c"]:
-        def compute() -> bytes:
-            return safetensors.torch.save({"maps": self._computed(index, scale)})
-
-        return safetensors.torch.load_file(self._entry(scale).get(self._images(index), compute))["maps"]
-
-    def _computed(self, index: int, scale: int) -> Float16[Tensor, "h w c"]:
-        path, net = self.paths[index], self.net
-        image = read_image(path, upright=self.upright, max_pixels=self.max_pixels)
-        pixels = resize_short_side(image, scale)
-        if self.is_mirrored:
-            pixels = pixels.flip(2)
-        with frozen(net):
+    def _computed(
+        self, path: Path, image: Image.Image, scale: int, watch: Stopwatch | None
+    ) -> Float16[Tensor, "h w c"]:
+        net = self.net
+        with timed(watch, "prepare"):
+            pixels = resize_short_side(image, scale)
+            pixels = (pixels.flip(2) if self.is_mirrored else pixels)[None].to(net.device)
+        with frozen(net), timed(watch, "conv"):
             try:
-                maps = net.maps(pixels[None].to(self._device).float())[0].cpu()
+                maps = net.maps(pixels.float())[0].cpu()
             except ValueError as error:
                 raise ConfigError(
                     f"windows.scales: {scale} pixels are too few for {net.backbone.name} with the pyramid "
@@ -176,14 +215,10 @@ class ConvMaps:
             )
         return maps.half().permute(1, 2, 0).contiguous()
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.net.parameters()).device
-
-    def _images(self, index: int) -> Images:
-        if index not in self._known:
-            self._known[index] = Images.of([self.paths[index]])
-        return self._known[index]
+    def _images(self, path: Path) -> Images:
+        if path not in self._known:
+            self._known[path] = Images.of([path])
+        return self._known[path]
 
     def _entry(self, scale: int) -> Entry:
         """The shards of one scale."""

@@ -4,12 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from by_number import ByNumber
 from PIL import Image
 from torch.nn import functional
 
 from sppnet.data.images import resize_short_side
-from sppnet.features.conv_maps import ConvMaps
-from sppnet.features.spp_windows import SppWindows
+from sppnet.windows.conv_maps import ConvMaps
+from sppnet.windows.spp import SppWindows
 
 SCALES = (12, 20, 32)
 SIDE = 13
@@ -29,8 +30,8 @@ def make_source(make_net, paths, cache):
             "side": SIDE,
             "order": "pyramid",
         }
-        maps = ConvMaps(net, paths, is_mirrored=False, cache=cache, max_pixels=10_000)
-        return SppWindows(maps, **arguments | replaced)
+        maps = ConvMaps(net, is_mirrored=False, cache=cache, max_pixels=10_000)
+        return ByNumber(SppWindows(maps, **arguments | replaced), paths)
 
     return make
 
@@ -90,7 +91,7 @@ def by_definition(net, path, windows, order="pyramid", scales=None):
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_pooled_vectors_are_the_definitions_bit_for_bit(make_source, make_net, paths, order, index):
     source = make_source(order=order)
-    windows = windows_in(*source.maps.size(index), seed=index)
+    windows = windows_in(*source.maps.size(paths[index]), seed=index)
     expected, places = by_definition(make_net(), paths[index], windows, order)
     assert {place[0] for place in places} == set(SCALES)
     assert source.rows(index, windows).shape == (len(windows), source.dim) == (len(windows), 80)
@@ -101,7 +102,7 @@ def test_pooled_vectors_are_the_definitions_bit_for_bit(make_source, make_net, p
 def test_fc_vectors_are_those_of_the_pooled_ones_without_dropout(make_source, make_net, paths, layer):
     net = make_net().train()
     source = make_source(net, layer=layer)
-    windows = windows_in(*source.maps.size(2))
+    windows = windows_in(*source.maps.size(paths[2]))
     pooled, _ = by_definition(make_net(), paths[2], windows)
     with torch.no_grad():
         expected = make_net().eval().fc_features(pooled, layer)

@@ -14,7 +14,7 @@ _LEFT_OUT = (-1, 0, 1)
 
 
 @final
-class Targets(NamedTuple):
+class OneVsRest(NamedTuple):
     """One-vs-rest problems.
 
     Attributes:
@@ -28,7 +28,7 @@ class Targets(NamedTuple):
     is_matrix: bool
 
 
-def read_targets(targets: Any, like: Float[Tensor, "n d"]) -> Targets:
+def read_signs(targets: Any, like: Float[Tensor, "n d"]) -> OneVsRest:
     """Read a vector of labels, or a matrix of signs.
 
     A vector of labels of any kind makes one problem per label, or a single one of two labels (the larger is
@@ -59,16 +59,16 @@ def read_targets(targets: Any, like: Float[Tensor, "n d"]) -> Targets:
         return _of_matrix(array, like)
     classes = np.unique(array)
     if array.dtype.kind in "if" and tuple(classes) == _LEFT_OUT:
-        return Targets(np.array([-1, 1]), _signs(array[None], like), is_matrix=False)
+        return OneVsRest(np.array([-1, 1]), _signs(array[None], like), is_matrix=False)
     positives = classes[-1:] if len(classes) == 2 else classes
-    return Targets(classes, _signs(np.where(array == positives[:, None], 1, -1), like), is_matrix=False)
+    return OneVsRest(classes, _signs(np.where(array == positives[:, None], 1, -1), like), is_matrix=False)
 
 
-def _of_matrix(array: Any, like: Tensor) -> Targets:
+def _of_matrix(array: Any, like: Tensor) -> OneVsRest:
     if array.dtype.kind not in "iufb" or not np.isin(array, _LEFT_OUT).all():
         found = np.setdiff1d(array, _LEFT_OUT)[:3].tolist()
         raise ValueError(f"a matrix of targets holds -1, 0 (left out) and +1, and not {found}")
-    return Targets(np.arange(array.shape[1]), _signs(array.T, like), is_matrix=True)
+    return OneVsRest(np.arange(array.shape[1]), _signs(array.T, like), is_matrix=True)
 
 
 def _signs(array: Any, like: Tensor) -> Tensor:

@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from by_number import ByNumber
 from PIL import Image
 
 from sppnet.cli.cache import main
 from sppnet.data.images import resize_short_side
 from sppnet.errors import ConfigError, DataError, NonFiniteError, ResourceError
-from sppnet.features.conv_maps import ConvMaps
 from sppnet.store import housekeeping
 from sppnet.store.feature_cache import FeatureCache
+from sppnet.windows.conv_maps import ConvMaps
 
 SCALE = 21
 
@@ -24,7 +25,7 @@ def make_maps(make_net, paths, cache):
     def make(net=None, **replaced):
         arguments = {"is_mirrored": False, "cache": cache, "max_pixels": 10_000}
         images = replaced.pop("paths", paths)
-        return ConvMaps(net or make_net(), images, **arguments | replaced)
+        return ByNumber(ConvMaps(net or make_net(), **arguments | replaced), images)
 
     return make
 

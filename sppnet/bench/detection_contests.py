@@ -6,7 +6,9 @@ is large enough for its fc layers to run at nearly full speed. What SPP-net save
 same cells, a tenth to a fifth of them in photographs, is not in it: of random windows hardly any do.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,6 @@ from torch.nn import functional
 
 from sppnet.bench.contest import Contest
 from sppnet.data.images import resize_short_side
-from sppnet.features.warped_windows import image_tensor, mean_square
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit
 from sppnet.models.normalise import InputNorm
@@ -25,8 +26,10 @@ from sppnet.models.sppnet import SppNet
 from sppnet.ops.warp import warp_windows
 from sppnet.ops.window_pooling import pool_windows
 from sppnet.ops.windows import choose_scale, map_cells, scale_windows
-from sppnet.tasks.timed_methods import RcnnMethod, SppMethod
-from sppnet.tasks.timing import Stopwatch
+from sppnet.windows.conv_maps import ConvMaps
+from sppnet.windows.spp import SppWindows
+from sppnet.windows.stopwatch import Stopwatch
+from sppnet.windows.warped import WarpedWindows, image_tensor, mean_square
 
 _ONE_SCALE, _FIVE_SCALES = (688,), (480, 576, 688, 864, 1200)
 _WINDOWS, _PART = 2000, 125
@@ -58,18 +61,37 @@ def spp_maps_vs_rcnn_five() -> Contest:
 def _to_fc7(scales: Sequence[int]) -> Contest:
     """The difference is that of SPP-net's features from those of the plain modules."""
     net, image, windows = _zf5(), _picture(), _proposals()
-    spp = SppMethod(net=net, scales=scales, mapping="centre_inside", scale_target="paper", side=224)
-    rcnn = RcnnMethod(net=net, size=_SIZE, context=_CONTEXT, batch_size=_TOGETHER, max_windows=None)
+    maps = ConvMaps(net, is_mirrored=False, cache=None, max_pixels=image.width * image.height)
+    spp = SppWindows(
+        maps,
+        net=net,
+        layer="fc7",
+        scales=scales,
+        mapping="centre_inside",
+        scale_target="paper",
+        side=224,
+        order="bins_first",
+    )
+    rcnn = WarpedWindows(
+        net=net,
+        layer="fc7",
+        size=_SIZE,
+        context=_CONTEXT,
+        batch_size=_TOGETHER,
+        max_pixels=maps.max_pixels,
+    )
     some = windows[:: _WINDOWS // _PART]
-    watch = Stopwatch(torch.device("cpu"))
+    folder = tempfile.TemporaryDirectory()  # removed with the contest that asks for the picture in it
+    path = Path(folder.name) / "picture.bmp"  # read at once: decoding is in neither side's way
+    image.save(path)
+    room = torch.empty(_WINDOWS, net.fc7.out_features)
 
-    @torch.inference_mode()
     def ours() -> Tensor:
-        return spp.fc7(image, windows, watch).rows
+        # A watch asks for everything to be computed, whatever is remembered of the image.
+        return spp.rows(path, windows, out=room, watch=Stopwatch(net.device))
 
-    @torch.inference_mode()
-    def peer() -> Tensor:
-        return rcnn.fc7(image, some, watch).rows
+    def peer(folder: object = folder) -> Tensor:
+        return rcnn.rows(path, some, out=room[: len(some)])
 
     expected = _plain_features(net, image, some, scales)
     difference = (ours()[:: _WINDOWS // _PART] - expected).abs().max() / expected.abs().max()
