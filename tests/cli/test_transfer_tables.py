@@ -1,11 +1,8 @@
 """Tables 6 to 8 and their kin end to end: a network, its features of the target's images, SVMs on them."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -201,15 +198,9 @@ def test_table_6_counts_the_classes_that_its_test_images_show(sppnet, swept: Pat
 
 
 @pytest.mark.slow
-def test_a_killed_extraction_keeps_its_shards_and_ends_in_the_same_metrics(sppnet, swept: Path, tiny):
+def test_a_killed_extraction_keeps_its_shards_and_ends_in_the_same_metrics(sppnet, start, swept: Path, tiny):
     arguments = (*SCENES, "features.short_side=300", *tiny)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sppnet.cli.main", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=swept.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
+    process = start(*arguments)
     before = shards(swept)
     while shards(swept) == before:
         assert process.poll() is None
