@@ -1,16 +1,21 @@
 """What several test folders share: command lines small enough for a test, nothing left behind."""
 
+import contextlib
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import Command
+from omegaconf import OmegaConf
 
 os.environ.setdefault("WANDB_MODE", "offline")
 
 from sppnet.cli.main import run
 
 Sppnet = Callable[..., int]
+Start = Callable[..., Command]
 
 TINY = (
     "preset=mini",
@@ -49,3 +54,39 @@ def sppnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sppnet:
     """The command line in this process, started in an empty folder; returns the exit code."""
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: run(list(arguments))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """The command line in a process of its own, started in tmp_path; what still runs at the end is killed."""
+    commands: list[Command] = []
+
+    def begin(*arguments: str) -> Command:
+        commands.append(Command(arguments, tmp_path))
+        return commands[-1]
+
+    yield begin
+    for command in commands:
+        if command.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                command.kill_group()
+
+
+def remember_yaml(load: Callable[..., object]) -> Callable[..., object]:
+    """Parse a file once, until it changes: Hydra reads some 40 whenever it composes a configuration."""
+    known: dict[tuple[str, int, int], object] = {}
+
+    def load_once(file):
+        path = getattr(file, "name", file)
+        if not Path(path).is_file():  # a file inside a package, called by its name in it
+            return load(file)
+        state = Path(path).stat()
+        key = (str(path), state.st_mtime_ns, state.st_size)
+        if key not in known:
+            known[key] = load(file)
+        return copy.deepcopy(known[key])
+
+    return load_once
+
+
+OmegaConf.load = staticmethod(remember_yaml(OmegaConf.load))  # type: ignore[method-assign]

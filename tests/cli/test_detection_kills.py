@@ -2,11 +2,7 @@
 
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -61,23 +57,15 @@ def remove(runs: Path, patterns: tuple[str, ...]) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def kill_at(runs: Path, sign: str, num_signs: int, *arguments: str) -> None:
+def kill_at(start, runs: Path, sign: str, num_signs: int, *arguments: str) -> None:
     """Start a command in a process group of its own, and kill all of it once the signs are there."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sppnet.cli.main", *arguments, ALWAYS],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=runs.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        start_new_session=True,
-    )
+    process = start(*arguments, ALWAYS)
     try:
         while len(list(runs.glob(sign))) < num_signs:
             assert process.poll() is None, "it came to its end before it could be killed"
             time.sleep(0.001)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill_group()
 
 
 def under_way(runs: Path) -> Path:
@@ -93,11 +81,11 @@ def stage_of(run: Path) -> str:
     return stage
 
 
-def killed_and_again(sppnet, runs: Path, kill: Kill, *arguments: str) -> Path:
+def killed_and_again(sppnet, start, runs: Path, kill: Kill, *arguments: str) -> Path:
     """Remove, start, kill, start again; returns the run that was killed."""
     expected = products(runs)
     remove(runs, kill.removed)
-    kill_at(runs, kill.sign, kill.num_signs, *arguments)
+    kill_at(start, runs, kill.sign, kill.num_signs, *arguments)
     run = under_way(runs)
     assert stage_of(run) == kill.stage
     assert sppnet(*arguments) == 0
@@ -106,10 +94,10 @@ def killed_and_again(sppnet, runs: Path, kill: Kill, *arguments: str) -> Path:
     return run
 
 
-def test_mining_goes_on_behind_the_image_it_was_killed_at(sppnet, detectors: Path, table9, caplog):
+def test_mining_goes_on_behind_the_image_it_was_killed_at(sppnet, start, detectors: Path, table9, caplog):
     caplog.set_level(logging.INFO)
     mining = Kill("machines", ("detectors/*-pool-*", "table9/pool-*"), "detectors/*/checkpoint-mining*", 1)
-    run = killed_and_again(sppnet, detectors, mining, *table9, "detection=pool")
+    run = killed_and_again(sppnet, start, detectors, mining, *table9, "detection=pool")
     log = (run / "run.log").read_text()
     assert "going on behind image" in log
     assert int(log.partition("behind image ")[2].split()[0]) in range(1, 6)  # of 6 images
@@ -117,8 +105,8 @@ def test_mining_goes_on_behind_the_image_it_was_killed_at(sppnet, detectors: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", KILLS, ids=lambda kill: kill.stage)
-def test_a_kill_in_any_stage_changes_no_byte(sppnet, detectors: Path, table9, kill: Kill):
-    killed_and_again(sppnet, detectors, kill, *table9)
+def test_a_kill_in_any_stage_changes_no_byte(sppnet, start, detectors: Path, table9, kill: Kill):
+    killed_and_again(sppnet, start, detectors, kill, *table9)
 
 
 def write_grid(file: Path, images, side: int = 24) -> None:
@@ -141,7 +129,7 @@ def write_grid(file: Path, images, side: int = 24) -> None:
 
 @pytest.mark.slow
 def test_detection_keeps_what_it_found_in_the_first_hundred_images(
-    sppnet, tmp_path: Path, tiny_detection, shapes_root: Path
+    sppnet, start, tmp_path: Path, tiny_detection, shapes_root: Path
 ):
     for images, name in zip(
         ShapesVocTarget("", str(shapes_root), num_images=220, seed=1).read_boxes(), ("a", "b"), strict=True
@@ -154,7 +142,7 @@ def test_detection_keeps_what_it_found_in_the_first_hundred_images(
     assert sppnet(*arguments) == 0
     (undisturbed,) = (load_file(file) for file in runs.glob(f"table9/*/{FOUND}"))
     remove(runs, ("table9",))
-    kill_at(runs, "table9/*/checkpoint-0.safetensors", 1, *arguments)
+    kill_at(start, runs, "table9/*/checkpoint-0.safetensors", 1, *arguments)
     part = under_way(runs) / "checkpoint-0.safetensors"
     counts = undisturbed["counts"]
     assert load_file(part)["counts"].equal(counts[:100])

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import Command
 
 TABLE = ("experiment=table2", "backbone=zf5,overfeat5", "setting=no_spp,spp_multi", "jobs=1")
 
@@ -31,18 +32,6 @@ def metrics(tmp_path: Path) -> dict[str, dict[str, float]]:
 def weights(tmp_path: Path) -> dict[str, bytes]:
     networks = (tmp_path / "runs" / "networks").iterdir()
     return {run.name: (run / "model.safetensors").read_bytes() for run in networks}
-
-
-def subprocess_of(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "sppnet.cli.main", *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=dict(os.environ),
-    )
 
 
 def report(sppnet, capfd, tmp_path: Path) -> dict:
@@ -126,25 +115,25 @@ def test_side_by_side_cells_give_the_same_weights_as_one_after_the_other(tmp_pat
     assert weights(tmp_path) == alone
 
 
-def workers_of(process: "subprocess.Popen[str]") -> list[int]:
+def workers_of(process: Command) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(child) for child in children]
 
 
-def test_a_killed_worker_costs_its_cell_and_no_other(tmp_path: Path, tiny, sppnet):
-    arguments = [*TABLE[:3], "jobs=2", *tiny, "training.epochs=6"]
-    process = subprocess_of(tmp_path, *arguments)
+def test_a_killed_worker_costs_its_cell_and_no_other(tmp_path: Path, tiny, sppnet, start):
+    arguments = [*TABLE[:3], *tiny, "training.epochs=6"]
+    process = start(*arguments, "jobs=2")
     folder = tmp_path / "runs"
     while not list(folder.glob("networks/*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.02)
     os.kill(workers_of(process)[0], signal.SIGKILL)
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 7
+    assert process.wait(timeout=120) == 7
+    said = process.said()
     assert "FAILED" in said
     assert "ended by signal 9" in said
     assert len(list(folder.glob("table2/*/COMPLETE"))) == 3
-    assert sppnet(*arguments) == 0
+    assert sppnet(*arguments, "jobs=1") == 0
     assert len(list(folder.glob("table2/*/COMPLETE"))) == 4
 
 
@@ -153,20 +142,37 @@ def test_a_network_too_large_for_the_regions_is_a_mistake_in_the_configuration(s
     assert "ResNet-18 with pyramid.levels=[6, 1] needs >= 161" in capfd.readouterr().err
 
 
-def interrupt_when(process: "subprocess.Popen[str]", condition, number: int) -> int:
+def interrupt_when(process: Command, condition, number: int) -> int:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.said()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
     return process.wait(timeout=60)
 
 
+LONGER = (*TABLE[:3], "training.epochs=15")
+
+
+@pytest.fixture
+def undisturbed(sppnet, tmp_path: Path, tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose runs/ hold `LONGER`, one cell after the other; computed once, and only looked at."""
+    kept = tmp_path_factory.getbasetemp() / "undisturbed-table2"
+    if not kept.exists():
+        assert sppnet(*tiny, *LONGER, "jobs=1") == 0
+        kept.mkdir()
+        (tmp_path / "runs").rename(kept / "runs")
+    return kept
+
+
+@pytest.mark.xdist_group("undisturbed-table2")
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(tmp_path: Path, tiny, sppnet, jobs: int):
-    arguments = [*TABLE[:3], f"jobs={jobs}", *tiny, "training.epochs=15"]
-    process = subprocess_of(tmp_path, *arguments)
+def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(
+    tmp_path: Path, tiny, sppnet, start, undisturbed: Path, jobs: int
+):
+    arguments = [*tiny, *LONGER, f"jobs={jobs}"]
+    process = start(*arguments)
 
     def third_cell_trains() -> bool:
         folder = tmp_path / "runs" / "networks"
@@ -180,11 +186,8 @@ def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(tmp_path: Path,
     assert sppnet(*arguments) == 0
     after = {run.parent.name: run.stat().st_mtime_ns for run in (tmp_path / "runs").rglob("COMPLETE")}
     assert {name: after[name] for name in marks} == marks
-    resumed, resumed_metrics = weights(tmp_path), metrics(tmp_path)
-    (tmp_path / "runs").rename(tmp_path / "resumed")
-    assert sppnet(*arguments) == 0
-    assert weights(tmp_path) == resumed
-    assert metrics(tmp_path) == resumed_metrics
+    assert weights(tmp_path) == weights(undisturbed)
+    assert metrics(tmp_path) == metrics(undisturbed)
 
 
 def test_sliding_windows_that_are_not_the_bins_are_refused_before_training(sppnet, capfd, tiny):

@@ -1,10 +1,7 @@
 """A killed run ends with the same weights, bit for bit, and the same log, line for line."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,15 +21,9 @@ def only_run(folder: Path) -> Path:
 
 
 def train(
-    folder: Path, *arguments: str, kill_after_lines: int | None = None, number: int = signal.SIGKILL
+    start, folder: Path, *arguments: str, kill_after_lines: int | None = None, number: int = signal.SIGKILL
 ) -> int:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sppnet.cli.main", *arguments],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=dict(os.environ),
-    )
+    process = start(*arguments)
     while kill_after_lines is not None and process.poll() is None:
         log = next(folder.glob("runs/networks/*/metrics.jsonl"), None)
         if log is not None and len(log.read_bytes().splitlines()) >= kill_after_lines:
@@ -43,7 +34,7 @@ def train(
 
 
 @pytest.mark.parametrize("sizes", ["multi", "random"])
-def test_a_killed_run_ends_with_the_same_weights_and_log(tmp_path: Path, tiny, sppnet, sizes: str):
+def test_a_killed_run_ends_with_the_same_weights_and_log(tmp_path: Path, tiny, sppnet, start, sizes: str):
     arguments = [
         *tiny,
         "backbone=zf5",
@@ -59,7 +50,9 @@ def test_a_killed_run_ends_with_the_same_weights_and_log(tmp_path: Path, tiny, s
     (tmp_path / "runs").rename(tmp_path / "undisturbed")
 
     for kill_after_lines in (2, 9):  # in the first and in a later epoch
-        assert train(tmp_path, *arguments, ALWAYS, kill_after_lines=kill_after_lines) == -signal.SIGKILL
+        assert (
+            train(start, tmp_path, *arguments, ALWAYS, kill_after_lines=kill_after_lines) == -signal.SIGKILL
+        )
     assert sppnet(*arguments) == 0
     resumed = only_run(tmp_path)
     assert "going on from checkpoint-" in (resumed / "run.log").read_text()
@@ -67,9 +60,9 @@ def test_a_killed_run_ends_with_the_same_weights_and_log(tmp_path: Path, tiny, s
     assert (resumed / "metrics.jsonl").read_text() == lines
 
 
-def test_sigterm_saves_and_exits_with_143(tmp_path: Path, tiny):
+def test_sigterm_saves_and_exits_with_143(tmp_path: Path, tiny, start):
     arguments = [*tiny, "backbone=zf5", "training.epochs=50", "trainer.every_steps=1", "paths.runs=runs"]
-    assert train(tmp_path, *arguments, kill_after_lines=3, number=signal.SIGTERM) == 143
+    assert train(start, tmp_path, *arguments, kill_after_lines=3, number=signal.SIGTERM) == 143
     run = only_run(tmp_path)
     assert newest_checkpoint(run) is not None
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
