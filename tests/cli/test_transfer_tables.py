@@ -72,7 +72,7 @@ def test_layers_and_splits_share_one_network_and_one_extraction_a_view(swept: Pa
     # The 6 x 6 level is a part of the pool: each image's pool is there once a view.
     entries = [json.loads(path.read_text()) for path in swept.glob(".cache/*/entry.json")]
     assert sorted(entry["identity"]["view"]["kind"] for entry in entries) == ["crop", "full"]
-    assert {entry["feature"] for entry in entries} == {"pool"}
+    assert {entry["kind"] for entry in entries} == {"pool"}
     sizes = [file.stat().st_size for file in swept.glob(".cache/*/*.f32")]
     assert sum(sizes) == 2 * 80 * 4 * entries[0]["dim"]
 
