@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sppnet.bench.contest import Contest
+from sppnet.bench import Contest
 from sppnet.bench.detection_contests import (
     spp_maps_vs_rcnn,
     spp_maps_vs_rcnn_five,

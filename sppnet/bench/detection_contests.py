@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from sppnet.bench.contest import Contest
+from sppnet.bench import Contest
 from sppnet.data.images import resize_short_side
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.bench.contest import Contest
+from sppnet.bench import Contest
 from sppnet.estimators.hard_negatives import HardNegativeSvm
 
 _ROWS, _FEATURES, _CLASSES = 10_000, 12_800, 20

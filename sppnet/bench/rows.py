@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sppnet.errors import ConfigError
 
 if TYPE_CHECKING:  # imports torch
-    from sppnet.bench.contest import Contest
+    from sppnet.bench import Contest
 
 # name -> what is compared; the work itself is in contests.py, under the same names
 ROWS = {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.bench.contest import Contest
+from sppnet.bench import Contest
 from sppnet.estimators.linear_svm import LinearSvm
 
 _ROWS, _CLASSES, _PEER_CLASSES = 5011, 20, 4

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sppnet.bench.contest import Contest
+from sppnet.bench import Contest
 from sppnet.data.images import resize_short_side
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from sppnet.artifacts import file_digest
-from sppnet.data.proposal_windows import keep_windows, rects_to_boxes
 from sppnet.errors import ConfigError, DataError
+from sppnet.ops.boxes import keep_windows, rects_to_boxes
 
 # OpenCV tabulates its scores' norms up to this sum of half the sides, and reads beyond unchecked.
 _MAX_HALF_SIDES = 10_000

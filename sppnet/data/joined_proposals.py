@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sppnet.data.proposal_files import Boxes, StoredImage
-from sppnet.data.proposal_windows import keep_windows
+from sppnet.ops.boxes import keep_windows
 
 
 @final

@@ -7,6 +7,7 @@ hierarchies.
 Axes: n boxes, h w pixels.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -16,8 +17,8 @@ from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
-from sppnet.data.proposal_windows import keep_windows, rects_to_boxes, seed_of
 from sppnet.errors import ConfigError
+from sppnet.ops.boxes import keep_windows, rects_to_boxes
 from sppnet.ops.suppression import suppress
 
 _COLOURS = {"hsv": "COLOR_RGB2HSV_FULL", "lab": "COLOR_RGB2Lab"}  # FULL: hue over 0..255, as R-CNN's
@@ -103,7 +104,7 @@ class SelectiveSearch:
         # Sorted by their coordinates first: whatever the order they came in, the draw is the same.
         boxes = rects_to_boxes(np.unique(np.concatenate(rects), axis=0))
         boxes = keep_windows(boxes, min_side=self.min_side, max_proposals=len(boxes))
-        boxes = boxes[self._order(boxes, seed_of(image, self.seed))]
+        boxes = boxes[self._order(boxes, _seed_of(image, self.seed))]
         if self.max_overlap < 1:
             boxes = boxes[suppress(boxes, -torch.arange(len(boxes)).float(), self.max_overlap)]
         return boxes[: self.max_proposals]
@@ -151,3 +152,9 @@ def _mean_of(segmentation: Any, names: Sequence[str]) -> Any:
 def _require_names(key: str, names: Sequence[str], known: Sequence[str]) -> None:
     if not names or set(names) - set(known):
         raise ConfigError(f"proposals.{key}={list(names)}: expected some of {', '.join(known)}")
+
+
+def _seed_of(image: Image.Image, seed: int) -> int:
+    """A seed in [0, 2^63) that an image's pixels and `seed` decide."""
+    digest = hashlib.blake2b(image.tobytes(), digest_size=8, salt=seed.to_bytes(8, "big")).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from sppnet.errors import ConfigError
+from sppnet.estimators.margin_loss import check_parameters
 from sppnet.estimators.solve import Loss
 
 _MAX_PASSES = 5000  # a hundred are usual for a gap of 1e-4
@@ -51,14 +51,13 @@ class DualSolver:
     def __init__(
         self, *, svm_c: float, loss: Loss, bias_multiplier: float, positive_weight: float, tolerance: float
     ) -> None:
-        positive = {"svm_c": svm_c, "positive_weight": positive_weight, "tolerance": tolerance}
-        for name, value in positive.items():
-            if not 0 < value < float("inf"):
-                raise ConfigError(f"{name}={value} must be positive and finite")
-        if loss not in ("hinge", "squared_hinge"):
-            raise ConfigError(f"loss={loss!r} is neither 'hinge' nor 'squared_hinge'")
-        if not 0 <= bias_multiplier < float("inf"):
-            raise ConfigError(f"bias_multiplier={bias_multiplier} must be finite, and 0 or positive")
+        check_parameters(
+            loss=loss,
+            svm_c=svm_c,
+            positive_weight=positive_weight,
+            tolerance=tolerance,
+            bias_multiplier=bias_multiplier,
+        )
         self.svm_c, self.loss, self.tolerance = svm_c, loss, tolerance
         self.bias_multiplier, self.positive_weight = bias_multiplier, positive_weight
 

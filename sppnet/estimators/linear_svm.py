@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sppnet.errors import ConfigError
 from sppnet.estimators.arrays import as_kind_of, read_features
+from sppnet.estimators.margin_loss import check_parameters
 from sppnet.estimators.signs import OneVsRest, read_signs
 from sppnet.estimators.solve import Loss, SvmSolver
 
@@ -188,7 +189,13 @@ def _fit_each(
     svm: LinearSvm, X: Any, y: Any, svm_c: Sequence[float], init: tuple[Any, Any]
 ) -> Iterator[LinearSvm]:
     for value in svm_c:
-        _check_parameters(svm, value)
+        check_parameters(
+            loss=svm.loss,
+            svm_c=value,
+            positive_weight=svm.positive_weight,
+            tolerance=svm.tolerance,
+            bias_multiplier=svm.bias_multiplier,
+        )
     features = read_features(X, svm.device)
     targets = read_signs(y, features)
     signs = targets.signs
@@ -254,20 +261,6 @@ def _start(svm: LinearSvm, features: Float[Tensor, "n d"], init: tuple[Any, Any]
     weights, bias = (torch.as_tensor(part).to(features) for part in init)
     scale = svm.bias_multiplier or 1.0
     return torch.cat([weights, bias.unsqueeze(1) / scale], 1)
-
-
-def _check_parameters(svm: LinearSvm, svm_c: float) -> None:
-    if svm.loss not in ("squared_hinge", "hinge"):
-        raise ConfigError(f"loss={svm.loss!r} is neither 'squared_hinge' nor 'hinge'")
-    for name, value in (
-        ("svm_c", svm_c),
-        ("positive_weight", svm.positive_weight),
-        ("tolerance", svm.tolerance),
-    ):
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name}={value} must be positive and finite")
-    if not 0 <= svm.bias_multiplier < float("inf"):
-        raise ConfigError(f"bias_multiplier={svm.bias_multiplier} must be finite, and 0 or positive")
 
 
 def _check_is_fitted(svm: LinearSvm) -> None:

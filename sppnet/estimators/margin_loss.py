@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sppnet.errors import ConfigError
+
 _TINY = 1e-30  # slope of rows that are left out, where 0/0 must be 0
 
 
@@ -90,3 +92,20 @@ def smoothed_hinge(
         shift: The last alpha; when it is the solution's, so is the loss's minimum.
     """
     return MarginLoss(signs, sharpness * weights, weights, shift)
+
+
+def check_parameters(
+    *, loss: str, svm_c: float, positive_weight: float, tolerance: float, bias_multiplier: float
+) -> None:
+    """Refuse an SVM's numbers that are out of range, whoever solves it.
+
+    Raises:
+        ConfigError: Names the number.
+    """
+    if loss not in ("squared_hinge", "hinge"):
+        raise ConfigError(f"loss={loss!r} is neither 'squared_hinge' nor 'hinge'")
+    for name, value in (("svm_c", svm_c), ("positive_weight", positive_weight), ("tolerance", tolerance)):
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name}={value} must be positive and finite")
+    if not 0 <= bias_multiplier < float("inf"):
+        raise ConfigError(f"bias_multiplier={bias_multiplier} must be finite, and 0 or positive")

@@ -5,17 +5,14 @@ pixels from 1; here pixels count from 0. "comp4": trained on more than VOC's ima
 """
 
 import itertools
-import math
-from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import torch
 
 from sppnet.artifacts import write_atomic
-from sppnet.errors import ConfigError, DataError
+from sppnet.errors import ConfigError
 from sppnet.metrics.detection_ap import Detections
 
 
@@ -63,34 +60,6 @@ def write_results(
     return paths
 
 
-def read_results(
-    folder: Path, *, image_set: str, image_ids: Sequence[str], classes: Sequence[str]
-) -> list[Detections]:
-    """Read every class's file.
-
-    Returns:
-        The detections of every image, class by class, a class's in the order of its file.
-
-    Raises:
-        ConfigError: A name would be a path.
-        DataError: A file is not there, or a line is not an image of the set and five numbers.
-    """
-    positions = {image_id: position for position, image_id in enumerate(image_ids)}
-    image_of, numbers = array("q"), array("d")
-    num_lines = []
-    for name in classes:
-        before = len(image_of)
-        _read_file(_result_file(folder, image_set, name), positions, image_of, numbers)
-        num_lines.append(len(image_of) - before)
-    rows = torch.from_numpy(np.array(numbers).reshape(-1, 5))
-    labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(num_lines))
-    order = torch.from_numpy(np.argsort(np.array(image_of), kind="stable"))
-    lengths = np.bincount(np.array(image_of, dtype=np.int64), minlength=len(image_ids)).tolist()
-    columns = ((rows[order, 1:] - 1).float(), rows[order, 0].float(), labels[order])
-    by_image = [torch.split(column, lengths) for column in columns]
-    return [Detections(*of_image) for of_image in zip(*by_image, strict=True)]
-
-
 def _result_file(folder: Path, image_set: str, class_name: str) -> Path:
     name = f"comp4_det_{image_set}_{class_name}.txt"
     if Path(name).name != name or "\\" in name:
@@ -104,35 +73,3 @@ def _write_lines(path: Path, lines: Iterator[str]) -> None:
             stream.write(chunk.encode())
 
     write_atomic(path, write)
-
-
-def _read_file(
-    path: Path, positions: dict[str, int], image_of: "array[int]", numbers: "array[float]"
-) -> None:
-    """Append the images and the numbers of a file's lines."""
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                image_id, *words = line.split() or [""]
-                values = _numbers(words)
-                if image_id not in positions or len(values) != 5:
-                    raise DataError(
-                        f"{path}, line {number}: {line[:80].strip()!r} is not an image of the set, a score "
-                        f"and four corners; write the results of this image set again"
-                    )
-                image_of.append(positions[image_id])
-                numbers.extend(values)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"{path}: cannot be read ({reason}); write the results of every class first"
-        ) from error
-
-
-def _numbers(words: Sequence[str]) -> list[float]:
-    """The numbers that words stand for; none if one of them stands for none, or is not finite."""
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        return []
-    return values if all(map(math.isfinite, values)) else []

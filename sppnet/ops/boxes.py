@@ -1,4 +1,4 @@
-"""Boxes and windows: overlap, clipping, mirroring, and the offsets of box regression (paper §4.1).
+"""Boxes and windows: overlap, clipping, mirroring, duplicates, offsets of box regression (paper §4.1).
 
 A box is x1 y1 x2 y2, 0-based pixels, both ends inside: one pixel is x1 = x2, and a width is x2 - x1 + 1
 wherever VOC counts. Box regression alone measures x2 - x1, as R-CNN's code does.
@@ -6,8 +6,9 @@ wherever VOC counts. Box regression alone measures x2 - x1, as R-CNN's code does
 Axes: n m boxes.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # Keeps the size of a box of one pixel from being zero (MATLAB's eps, in R-CNN's code).
@@ -94,3 +95,19 @@ def _areas(boxes: Tensor) -> Tensor:
 def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     size = boxes[:, 2:] - boxes[:, :2] + _EPS
     return boxes[:, :2] + size / 2, size
+
+
+def rects_to_boxes(rects: Int[np.ndarray, "n 4"]) -> Float[Tensor, "n 4"]:
+    """Turn OpenCV's x y width height into x1 y1 x2 y2 with both ends inside."""
+    first, size = rects[:, :2], rects[:, 2:]
+    return torch.from_numpy(np.concatenate([first, first + size - 1], axis=1).astype(np.float32))
+
+
+def keep_windows(
+    boxes: Float[Tensor, "n 4"], *, min_side: int, max_proposals: int
+) -> Float[Tensor, "kept 4"]:
+    """Drop duplicates (the first stays), boxes with a side under `min_side` pixels, and the surplus."""
+    _, first = np.unique(boxes.numpy(), axis=0, return_index=True)
+    boxes = boxes[torch.from_numpy(np.sort(first))]
+    sides = boxes[:, 2:] - boxes[:, :2] + 1
+    return boxes[sides.amin(dim=1) >= min_side][:max_proposals]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sppnet.data.records import ImageBatch, ViewBatch
 from sppnet.models.sppnet import SppNet
 from sppnet.run.guards import check_finite
-from sppnet.tasks.error_rates import accuracies, errors
+from sppnet.tasks.evaluation import accuracies, errors
 from sppnet.tasks.schedules import Schedule
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sppnet.errors import ArtifactError, ConfigError
 from sppnet.models.weights import read_tensors
-from sppnet.tasks.error_rates import accuracies, errors
+from sppnet.tasks.evaluation import accuracies, errors
 
 
 class Scores(NamedTuple):

@@ -1,13 +1,11 @@
 """Detections in the devkit's files, and back."""
 
-import re
-
 import pytest
 import torch
 
-from sppnet.errors import ConfigError, DataError
+from sppnet.errors import ConfigError
 from sppnet.metrics.detection_ap import Detections
-from sppnet.metrics.voc_results import read_results, write_results
+from sppnet.metrics.voc_results import write_results
 
 IDS, CLASSES = ("000001", "000004", "000006"), ("cat", "dining table")
 
@@ -27,7 +25,16 @@ def write(folder, given, **replaced):
 
 
 def read(folder):
-    return read_results(folder, image_set="test", image_ids=IDS, classes=CLASSES)
+    """The detections in the files as the devkit reads them, image by image."""
+    found = {image: [[], [], []] for image in IDS}
+    for label, name in enumerate(CLASSES):
+        for line in (folder / f"comp4_det_test_{name}.txt").read_text().splitlines():
+            image, score, *corners = line.split()
+            boxes, scores, labels = found[image]
+            boxes.append([float(corner) - 1 for corner in corners])
+            scores.append(float(score))
+            labels.append(label)
+    return [some(*of_image) for of_image in found.values()]
 
 
 FEW = [
@@ -60,30 +67,6 @@ def test_what_was_written_is_read_to_the_last_bit(tmp_path):
     write(tmp_path, given)
     for ours, theirs in zip(read(tmp_path), given, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "000002 1 1 1 2 2",
-        "000001 1 1 1 2",
-        "000001 1 1 1 2 2 2",
-        "000001 x 1 1 2 2",
-        "000001 nan 1 1 2 2",
-        "",
-    ],
-)
-def test_a_line_that_is_no_detection_is_named(tmp_path, line):
-    cat, _ = write(tmp_path, FEW)
-    cat.write_text(f"000001 1 1 1 2 2\n{line}\n")
-    with pytest.raises(DataError, match=f"{re.escape(str(cat))}, line 2: '{line}' is not"):
-        read(tmp_path)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    write(tmp_path, FEW)[1].unlink()
-    with pytest.raises(DataError, match="comp4_det_test_dining table.txt: cannot be read"):
-        read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../cat", "a/b", "a\\b"])

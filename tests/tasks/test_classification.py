@@ -10,7 +10,7 @@ from torch import nn
 from sppnet.errors import ConfigError, NonFiniteError
 from sppnet.run.guards import check_finite
 from sppnet.tasks.classification import resize
-from sppnet.tasks.error_rates import accuracies, errors
+from sppnet.tasks.evaluation import accuracies, errors
 from sppnet.tasks.schedules import PlateauSchedule, StepSchedule
 
 
