@@ -4,9 +4,10 @@ Why CPU time on one thread, interleaved: wall time on a shared machine measured 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Contest(NamedTuple):
@@ -20,8 +21,8 @@ class Contest(NamedTuple):
         repetitions: Of each side; with three or fewer none is for warming up.
     """
 
-    ours: Callable[[], Tensor]
-    peer: Callable[[], Tensor]
+    ours: "Callable[[], Tensor]"
+    peer: "Callable[[], Tensor]"
     difference: float
     peer_scale: float = 1.0
     repetitions: int = 7
