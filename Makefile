@@ -12,10 +12,10 @@ demo: $(VENV)/.installed
 	$(BIN)/sppnet experiment=table9 preset=mini detection=pool,ftfc7_bb windows=spp_one
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(JOBS) -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from commands import Command
 from omegaconf import OmegaConf
 
@@ -36,6 +37,25 @@ TINY = (
     "data.test_per_class=2",
     "data.reader.detection_images=2",
 )
+
+# Fixtures of many seconds that keep what they made for the next test.
+KEPT = ("detectors", "swept", "undisturbed")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist names the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the tests of a fixture that keeps what it made into one process (--dist loadgroup)."""
+    for item in items:
+        for name in KEPT:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_core_each() -> None:
+    """Two processes with two threads each would wait for one another on two cores."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

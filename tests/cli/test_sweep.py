@@ -166,7 +166,6 @@ def undisturbed(sppnet, tmp_path: Path, tiny, tmp_path_factory: pytest.TempPathF
     return kept
 
 
-@pytest.mark.xdist_group("undisturbed-table2")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(
     tmp_path: Path, tiny, sppnet, start, undisturbed: Path, jobs: int
