@@ -114,10 +114,12 @@ def test_a_state_predicts_the_same(num_windows):
     features, windows, truth = make_problem(num_windows, 3)
     fitted = BoxRegressor(ridge=2.0).fit(features, windows, truth)
     copies = BoxRegressorState(*(part.clone() for part in fitted.state()))
-    restored = BoxRegressor.from_state(copies, ridge=2.0)
+    restored = BoxRegressor.from_state(copies)
     others, other_windows, _ = make_problem(4, 3, seed=1)
     assert torch.equal(restored.predict(others, other_windows), fitted.predict(others, other_windows))
     assert restored.status_ == fitted.status_ == ("fitted" if num_windows else "no samples")
+    with pytest.raises(ConfigError, match="has no ridge to be fitted with"):
+        restored.fit(features, windows, truth)
 
 
 def test_single_precision_features_are_solved_in_double_precision():
