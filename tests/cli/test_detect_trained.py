@@ -4,11 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.optimize import linear_sum_assignment
 
 from sppnet.data.targets import ShapesVocTarget
 
@@ -43,18 +44,19 @@ def test_new_pictures_are_seen_as_the_test_images_were(sppnet, detectors, name, 
     listing = json.loads(Path("detections/detections.json").read_text())
     (image,) = listing["images"]
     assert Image.open(picture).size == (image["width"], image["height"])
-    found = sorted((one["class"], one["score"], *one["box"]) for one in image["detections"])
     classes = listing["classes"]
-    rows = zip(*(kept[name][:stop].tolist() for name in ("labels", "scores", "boxes_xyxy")), strict=True)
-    expected = sorted((classes[label], score, *box) for label, score, box in rows)
-    assert len(found) == stop > 0
-    assert [one[0] for one in found] == [one[0] for one in expected]
-    torch.testing.assert_close(
-        torch.tensor([one[1:] for one in found]),
-        torch.tensor([one[1:] for one in expected]),
-        rtol=1e-4,
-        atol=0.011,  # two decimals of a pixel are listed
+    found = np.array(
+        [(classes.index(one["class"]), one["score"], *one["box"]) for one in image["detections"]]
     )
+    columns = (kept["labels"], kept["scores"], *kept["boxes_xyxy"].T)
+    expected = np.stack([column[:stop].double().numpy() for column in columns], axis=1)
+    assert len(found) == stop > 0
+    # Side by side whatever their order, which is that of scores of which some differ in the last bits only.
+    # Two decimals of a pixel are listed.
+    allowed = np.array([0, 1e-4, 0.011, 0.011, 0.011, 0.011]) + 1e-4 * np.abs(expected)
+    allowed[:, 0] = 0.5
+    farthest = (np.abs(found[:, None] - expected) / allowed).max(axis=2)
+    assert farthest[linear_sum_assignment(farthest)].max() < 1
 
 
 def test_a_detector_may_be_moved_with_the_runs_it_builds_on(sppnet, detectors, tmp_path, capfd):

@@ -246,11 +246,14 @@ def test_accuracy_is_logged_for_all_windows_and_for_positives(tmp_path: Path, ma
     task = make_task(dropout=0.0)
     trainer = trainer_of(tmp_path, max_steps=1)
     before = net_of(0.0)
+    for net in (task.net, before):  # some windows would leave all of fc7 at 0, and all classes alike
+        torch.nn.init.constant_(net.fc7.bias, 1.0)
     trainer.fit(task, datamodule=data_of(40))
     batch = next(iter(data_of(40).train_dataloader()))
-    is_right = [
-        int(a) == int(b) for a, b in zip(before.head(batch.inputs).argmax(1), batch.labels, strict=True)
-    ]
+    scores = before.head(batch.inputs)
+    second, first = scores.sort(dim=1).values[:, -2:].T
+    assert (first - second).min() > 1e-4 * scores.abs().max()  # no window is between two classes
+    is_right = [int(a) == int(b) for a, b in zip(scores.argmax(1), batch.labels, strict=True)]
     logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
     assert logged["train/accuracy"] == pytest.approx(sum(is_right) / 16)
     assert logged["train/positive_accuracy"] == pytest.approx(sum(is_right[:4]) / 4)
