@@ -58,6 +58,12 @@ def _a_core_each() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _numbers_of_its_own() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shapes")

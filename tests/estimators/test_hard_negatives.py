@@ -336,7 +336,7 @@ def test_shapes_that_do_not_fit_are_named(images):
     [
         ({"evict_below": -1.0}, "evict_below=-1.0 must be under hard_above=-1.0001"),
         ({"svm_c": 0.0}, "svm_c=0.0 must be positive"),
-        ({"loss": "logistic"}, "neither 'hinge' nor 'squared_hinge'"),
+        ({"loss": "logistic"}, "loss='logistic' is neither 'squared_hinge' nor 'hinge'"),
         ({"bias_multiplier": -1.0}, "bias_multiplier=-1.0"),
         ({"max_rows": 0}, "max_rows=0"),
         ({"retrain_after": -1}, "retrain_after=-1"),
