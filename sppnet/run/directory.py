@@ -5,7 +5,6 @@ torch import.
 """
 
 import contextlib
-import fcntl
 import os
 import platform
 import re
@@ -13,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import yaml
 
 from sppnet.artifacts import (
     file_digest,
+    lock_file,
     read_json,
     remove_stale_temporaries,
     write_json,
@@ -38,15 +38,6 @@ _WAIT_SECONDS: Final = 1.0
 def slug(text: str) -> str:
     """Make any text a readable file name of at most 80 characters."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:_MAX_SLUG] or "cell"
-
-
-def _is_locked(file: IO[str]) -> bool:
-    """Lock a file for this process, if no other has."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class RunDirectory:
@@ -109,19 +100,16 @@ class RunDirectory:
     def hold(self, *, wait: Callable[[], None] | None = None) -> Iterator[bool]:
         """Own the directory for one run; yields False when another process owns it.
 
-        The lock is the kernel's (flock): it is freed when its owner is killed.
-
         Args:
             wait: Called every second until the other process is through; None gives up at once.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a") as lock:
-            while not _is_locked(lock):
-                if wait is None:
-                    yield False
-                    return
-                wait()
-                time.sleep(_WAIT_SECONDS)
+        while (lock := lock_file(self.path / ".lock")) is None:
+            if wait is None:
+                yield False
+                return
+            wait()
+            time.sleep(_WAIT_SECONDS)
+        with lock:
             remove_stale_temporaries(self.path)
             self._seconds_before = self._seconds_spent()
             yield True
