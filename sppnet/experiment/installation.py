@@ -38,7 +38,8 @@ def device_of(accelerator: str) -> str:
     """What a trainer's accelerator is on this machine: cpu, cuda or mps."""
     if accelerator == "cpu":
         return "cpu"
-    if accelerator == "auto" and not (Path("/dev/nvidiactl").exists() or sys.platform in ("darwin", "win32")):
+    has_driver = any(Path(file).exists() for file in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+    if accelerator == "auto" and not (has_driver or sys.platform in ("darwin", "win32")):
         return "cpu"  # found out without torch, which takes seconds to import
     if accelerator != "auto":
         return "cuda" if accelerator == "gpu" and sys.platform != "darwin" else accelerator

@@ -45,7 +45,9 @@ class LoadedDetector:
         self._source = make(conf.proposals)
         if isinstance(self._source, MatProposals):  # files know no other pictures
             self._source = make(_default_proposals())
-        net = load_network(network).net.to(device_of("auto"))
+        # A detector of a GPU runs wherever there is one; one of the CPU stays there.
+        device = "cpu" if conf.trainer.accelerator == "cpu" else device_of("auto")
+        net = load_network(network).net.to(device)
         self._windows = windows_of(conf, net, conf.detection.layer, upright=True)
         self._pooled = windows_of(conf, net, "pool", upright=True)
 
