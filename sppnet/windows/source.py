@@ -110,6 +110,7 @@ class FcLayers:
             )
 
 
+@runtime_checkable  # the tests check argument types
 class Request(Protocol):
     """Windows of one image, and whatever else the caller wants to know when their rows are there."""
 

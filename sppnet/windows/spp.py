@@ -63,6 +63,9 @@ class SppWindows:
         self._fc = FcLayers(net, layer, self.order)
         self.dim = self._fc.dim
         self._is_pooled = layer == "pool"
+        # Now, by one thread: it is found by tracing the trunk, and while torch traces, other threads that use
+        # the trunk are traced as well.
+        self._field = net.backbone.receptive_field
         self._rooms = threading.local()
 
     def rows(
@@ -115,7 +118,7 @@ class SppWindows:
 
     def _cells(self, maps: Tensor, windows: Tensor) -> Int[Tensor, "n 4"]:
         height, width = maps.shape[1:]
-        return map_cells(windows, self.net.backbone.receptive_field, (height, width), self.mapping)
+        return map_cells(windows, self._field, (height, width), self.mapping)
 
     def _different(self, maps: Tensor, windows: Tensor) -> tuple[Float[Tensor, "k p"], Int[Tensor, " n"]]:
         """Pooled vectors of windows of a resized image, and which of them is every window's.
