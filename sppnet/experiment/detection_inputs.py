@@ -77,6 +77,7 @@ def windows_of(
     is_mirrored: bool = False,
     upright: bool = False,
     max_windows: int | None = None,
+    beside: "WindowSource | None" = None,
 ) -> "WindowSource":
     """Where the vectors of windows come from: pooled from maps, or R-CNN's.
 
@@ -88,6 +89,8 @@ def windows_of(
         is_mirrored: Whether images are mirrored first.
         upright: As for `maps_of`.
         max_windows: For R-CNN's clock (`WarpedWindows`).
+        beside: Another source of the same images, whose maps are pooled from as well: those that are not kept
+            on disk are then computed once.
     """
     from sppnet.windows.spp import SppWindows
     from sppnet.windows.warped import WarpedWindows
@@ -105,7 +108,9 @@ def windows_of(
             max_windows=max_windows,
         )
     return SppWindows(
-        maps_of(conf, net, is_mirrored=is_mirrored, upright=upright),
+        beside.maps
+        if isinstance(beside, SppWindows)
+        else maps_of(conf, net, is_mirrored=is_mirrored, upright=upright),
         net=net,
         layer=layer,
         scales=windows.scales,

@@ -38,7 +38,7 @@ def find(take: Take) -> Outcome:
     images = proposed(take, found_images)
     trained = frozen_network(take)
     source = windows_of(take.conf, trained.net, take.conf.detection.layer)
-    pooled = windows_of(take.conf, trained.net, "pool")
+    pooled = windows_of(take.conf, trained.net, "pool", beside=source)
     parts = read_parts(take.conf, take.one_below("machines"), take.below("regressors"))
     pictures = [
         Picture(image.image.path, image.proposals, (image.image.height, image.image.width))

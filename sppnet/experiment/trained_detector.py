@@ -49,7 +49,7 @@ class LoadedDetector:
         device = "cpu" if conf.trainer.accelerator == "cpu" else device_of("auto")
         net = load_network(network).net.to(device)
         self._windows = windows_of(conf, net, conf.detection.layer, upright=True)
-        self._pooled = windows_of(conf, net, "pool", upright=True)
+        self._pooled = windows_of(conf, net, "pool", upright=True, beside=self._windows)
 
     def detect(self, path: Path) -> "Detections":
         """Find the objects of all classes in a picture, the best of every class first.

@@ -103,3 +103,15 @@ def test_a_run_of_detection_leaves_a_sheet_of_pictures(detectors):
     with Image.open(of_cell(detectors, "pool-spp_one") / "detections.jpg") as sheet:
         assert sheet.format == "JPEG"
         assert min(sheet.size) > 400
+
+
+def test_a_picture_passes_the_convolutions_once_though_its_boxes_are_moved(detectors, monkeypatch):
+    from sppnet.experiment.trained_detector import load_detector
+    from sppnet.models.sppnet import SppNet
+
+    detector = load_detector(of_cell(detectors, "ftfc7_bb-spp_one"))
+    passes, maps = [], SppNet.maps
+    monkeypatch.setattr(SppNet, "maps", lambda net, images: passes.append(len(images)) or maps(net, images))
+    found = detector.detect(test_images()[0])
+    assert len(found.scores) > 0
+    assert passes == [1]  # at its one scale
