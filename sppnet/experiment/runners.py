@@ -5,6 +5,7 @@ only in how a run is started and heard of. Narrow networks gain little from a se
 it is busy elsewhere; two cells on a core each are twice as fast as one on two.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -93,8 +94,12 @@ def run_all(
         for run in list(waiting):
             if len(running) < runner.room and _may_start(run, waiting, running, is_shared=runner.is_shared):
                 waiting.remove(run)
+                try:
+                    run.directory.prepare(run.config)
+                except SppnetError as error:
+                    end(Ended(run, RunError.of(error)))
+                    continue
                 running.append(run)
-                run.directory.prepare(run.config)
                 runner.start(run)
         for ended in runner.wait() if running else []:
             running.remove(ended.run)
@@ -117,9 +122,10 @@ def _may_start(
 
 
 def _mark_lost(run: PlannedRun, cause: RunError) -> None:
-    """Say in a run's directory that it, or what it stands on, has failed."""
-    run.directory.prepare(run.config)
-    run.directory.write_status("failed", about=describe(run.plan), started=time.time(), error=cause.line)
+    """Say in a run's directory that it, or what it stands on, has failed, if it can be written."""
+    with contextlib.suppress(SppnetError):
+        run.directory.prepare(run.config)
+        run.directory.write_status("failed", about=describe(run.plan), started=time.time(), error=cause.line)
 
 
 @final
