@@ -115,6 +115,7 @@ def mine(take: Take) -> Outcome:
         if seen < len(images) and (due or take.interruption.requested):
             save_tensors(miner.state(), checkpoint)
             saved = time.monotonic()
+        take.interruption.is_deferred = seen < len(images)  # until the next image: then the state is whole
         take.progress("looking for hard negatives", seen, len(images), "images")
 
     machines = miner.run(report)

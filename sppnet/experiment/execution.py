@@ -82,7 +82,8 @@ def _run_held(take: Take, code: Sequence[str]) -> None:
     try:
         with _log_to(directory.path / "run.log"), _set_up(take, row):
             provenance = _begin_provenance(take, code, started)
-            outcome = row.does(take)
+            with interruption.heard_at_once():
+                outcome = row.does(take)
             write_json(take.path / PROVENANCE, {**provenance, "ended": _now()})
             directory.write_complete(outcome.metrics, files=(PROVENANCE, *outcome.files))
     except Interrupted:

@@ -39,10 +39,10 @@ class SideBySide(Runner):
 
     is_shared = True
 
-    def __init__(self, room: int, on_step: OnStep, interruption: Interruption) -> None:
+    def __init__(self, room: int, on_step: OnStep) -> None:
         self.room = room
         self._on_step = on_step
-        self._interruption = interruption
+        self._interruption = Interruption(self._kill)
         self._events: queue.Queue[_Event] = queue.Queue()
         self._workers = [self._start_worker(number) for number in range(room)]
         self._running: dict[int, PlannedRun] = {}
@@ -51,9 +51,8 @@ class SideBySide(Runner):
     @contextlib.contextmanager
     def with_workers(cls, room: int, on_step: OnStep) -> "Iterator[SideBySide]":
         """Processes that end with the block."""
-        interruption = Interruption()
-        with interruption.listen():
-            runner = cls(room, on_step, interruption)
+        runner = cls(room, on_step)
+        with runner._interruption.listen():
             try:
                 yield runner
             finally:
@@ -125,6 +124,11 @@ class SideBySide(Runner):
         for worker in self._workers:
             worker.wait()
         raise Interrupted(self._interruption.signal_number)
+
+    def _kill(self) -> None:
+        """End those that did not stop in time: a process that was halted."""
+        for worker in self._workers:
+            worker.kill()
 
 
 def _error_of(content: dict[str, Any]) -> RunError | None:

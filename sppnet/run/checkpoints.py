@@ -91,6 +91,7 @@ class RunCheckpoint(Callback):
         """Start the clock."""
         # Lightning's own SIGTERM handler ends with exit code 0 and no checkpoint (Lightning #20542).
         self.interruption.take_over()
+        self.interruption.is_deferred = True  # what was learned is saved first
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(
@@ -110,6 +111,11 @@ class RunCheckpoint(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the trained network, so that a kill while testing costs the test only."""
         self._save(trainer)
+        self.interruption.is_deferred = False
+        self.interruption.raise_if_requested()
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop while held-out images are looked at, which may take long: the last checkpoint is a minute old."""
         self.interruption.raise_if_requested()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -92,6 +93,19 @@ def killed_and_again(sppnet, start, runs: Path, kill: Kill, *arguments: str) -> 
     assert products(runs) == expected
     assert not list(runs.glob("*/*/checkpoint-*"))
     return run
+
+
+def test_a_signal_stops_proposals_behind_the_picture_under_way(start, detectors: Path, table9):
+    remove(detectors, KILLS[0].removed)
+    process = start(*table9)
+    while len(list(detectors.glob(KILLS[0].sign))) < 2:
+        assert process.poll() is None, process.said()
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    states = [json.loads(file.read_text())["state"] for file in detectors.glob("proposals/*/status.json")]
+    assert states == ["interrupted"]
+    assert 2 <= len(list(detectors.glob(KILLS[0].sign))) <= 4  # of 12 pictures
 
 
 def test_mining_goes_on_behind_the_image_it_was_killed_at(sppnet, start, detectors: Path, table9, caplog):

@@ -60,9 +60,13 @@ def test_a_killed_run_ends_with_the_same_weights_and_log(tmp_path: Path, tiny, s
     assert (resumed / "metrics.jsonl").read_text() == lines
 
 
-def test_sigterm_saves_and_exits_with_143(tmp_path: Path, tiny, start):
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140)],
+)
+def test_whatever_asks_to_stop_a_training_has_it_saved_and_says_so(tmp_path: Path, tiny, start, number, code):
     arguments = [*tiny, "backbone=zf5", "training.epochs=50", "trainer.every_steps=1", "paths.runs=runs"]
-    assert train(start, tmp_path, *arguments, kill_after_lines=3, number=signal.SIGTERM) == 143
+    assert train(start, tmp_path, *arguments, kill_after_lines=3, number=number) == code
     run = only_run(tmp_path)
     assert newest_checkpoint(run) is not None
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
