@@ -8,12 +8,13 @@ whenever the writer is killed.
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
+import io
 import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,19 @@ from typing import Any, BinaryIO
 from sppnet.errors import ArtifactError, ResourceError
 
 _TEMPORARY_SUFFIX = ".tmp"
-_STALE_SECONDS = 24 * 3600
+
+
+class _File(io.FileIO):
+    """Remembers why it could not be written, whatever a library makes of the error (torch.save)."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -58,10 +71,12 @@ def digest_matches(path: Path) -> bool:
 def _temporary_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
     """Write and synchronise a temporary file in `path`'s directory; the caller gives it its name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
+    file = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # "x": never follow or reuse a file somebody else left under this name.
-        with temporary.open("xb") as stream:
+        file = _File(temporary, "xb")
+        with io.BufferedWriter(file) as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
@@ -70,8 +85,9 @@ def _temporary_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _explain(error, path) from error
+        cause = (file and file.error) or error
+        if isinstance(cause, OSError):
+            raise cannot_write(path, cause) from error
         raise
 
 
@@ -139,27 +155,52 @@ def lock_file(path: Path, *, shared: bool = False, wait: bool = False) -> Binary
         The open file; None if somebody else has it, and that was not to be waited for.
 
     Raises:
-        OSError: The file cannot be opened.
+        ResourceError: The file cannot be opened, or its file system knows no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    stream = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     try:
         fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BaseException as error:
         stream.close()
         if isinstance(error, BlockingIOError):
             return None
+        if isinstance(error, OSError):
+            raise ResourceError(
+                f"{path}: cannot be locked ({error.strerror or error}); put paths.runs and paths.cache on a "
+                f"file system with flock: a local disk, or a cluster's mounted with it"
+            ) from error
         raise
     return stream
 
 
-def remove_stale_temporaries(directory: Path) -> None:
-    """Remove what killed writers left in `directory` a day ago or earlier."""
-    for leftover in directory.glob(f".*{_TEMPORARY_SUFFIX}"):
+def require_inside(path: Path, root: Path) -> None:
+    """Refuse a place that symbolic links, or "..", lead out of a folder.
+
+    Raises:
+        ResourceError: Names where it leads.
+    """
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ResourceError(
+            f"{path}: leads out of {root}, to {path.resolve()}; remove the symbolic link, or set paths.runs "
+            f"(paths.cache) to where things are to be kept"
+        )
+
+
+def remove_temporaries(directory: Path, *, of: str = "") -> None:
+    """Remove what killed writers left in `directory`, whose lock is held: nobody else writes there.
+
+    Args:
+        directory: Where.
+        of: Only those of one file, whose lock it is.
+    """
+    for leftover in directory.glob(f".{glob.escape(of)}*{_TEMPORARY_SUFFIX}"):
         with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                leftover.unlink()
+            leftover.unlink()
 
 
 def _sync_directory(directory: Path) -> None:
@@ -172,7 +213,7 @@ def _sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _explain(error: OSError, path: Path) -> ResourceError:
+def cannot_write(path: Path, error: OSError) -> ResourceError:
     """Turn a failed write into one line that names the path and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(_existing(path)).free
@@ -180,7 +221,9 @@ def _explain(error: OSError, path: Path) -> ResourceError:
             f"{path}: the disk is full or the file too large ({free / 1e9:.2f} GB free); "
             f"free some space and run the same command again, it goes on where it stopped"
         )
-    return ResourceError(f"{path}: cannot write ({error.strerror or error}); choose another paths.runs")
+    return ResourceError(
+        f"{path}: cannot write ({error.strerror or error}); choose another paths.runs or paths.cache"
+    )
 
 
 def _existing(path: Path) -> Path:

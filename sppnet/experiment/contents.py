@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
-from sppnet.artifacts import content_key, file_digest, read_json, write_json
+from sppnet.artifacts import content_key, file_digest, lock_file, read_json, remove_temporaries, write_json
 from sppnet.errors import ArtifactError, DataError
 
 _MOST_BYTES: Final = (
@@ -104,8 +104,14 @@ class Contents:
 
     def keep(self) -> None:
         """Write new digests down; called once something is going to run."""
-        for file, digests in self._new.items():
-            write_json(file, digests)
+        if not self._new:
+            return
+        lock = lock_file(self._cache / ".lock", wait=True)
+        assert lock is not None, "it was waited for"
+        with lock:
+            remove_temporaries(self._cache)
+            for file, digests in self._new.items():
+                write_json(file, digests)
         self._new.clear()
 
     def _digests(self, root: Path, files: Sequence[_File]) -> list[str]:

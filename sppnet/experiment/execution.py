@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # import torch and Lightning
     from sppnet.run.progress import Report
 
 log = logging.getLogger(__name__)
+logging.raiseExceptions = False  # a log that cannot be written stops nothing, and prints no tracebacks
 
 
 def run_in(path: Path, *, report: "Report") -> None:
@@ -80,7 +81,7 @@ def _run_held(take: Take, code: Sequence[str]) -> None:
     started = time.time()
     directory.write_status("running", about=about, started=started, error=None)
     try:
-        with _log_to(directory.path / "run.log"), _set_up(take, row):
+        with _log_to(directory), _set_up(take, row):
             provenance = _begin_provenance(take, code, started)
             with interruption.heard_at_once():
                 outcome = row.does(take)
@@ -162,9 +163,10 @@ def _now() -> str:
 
 
 @contextmanager
-def _log_to(file: Path) -> Iterator[None]:
+def _log_to(directory: RunDirectory) -> Iterator[None]:
     """Send the log to the run's own file as well, with the traceback when the block raises."""
-    handler = logging.FileHandler(file, encoding="utf-8")
+    stream = directory.open_log()
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
@@ -176,4 +178,5 @@ def _log_to(file: Path) -> Iterator[None]:
         raise
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a log that cannot be written stops nothing
+            stream.close()

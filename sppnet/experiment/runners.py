@@ -125,7 +125,10 @@ def _mark_lost(run: PlannedRun, cause: RunError) -> None:
     """Say in a run's directory that it, or what it stands on, has failed, if it can be written."""
     with contextlib.suppress(SppnetError):
         run.directory.prepare(run.config)
-        run.directory.write_status("failed", about=describe(run.plan), started=time.time(), error=cause.line)
+        with run.directory.hold() as is_ours:
+            if is_ours:
+                about = describe(run.plan)
+                run.directory.write_status("failed", about=about, started=time.time(), error=cause.line)
 
 
 @final

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sppnet.artifacts import read_json, write_json
+from sppnet.artifacts import lock_file, read_json, remove_temporaries, write_json
 from sppnet.errors import ArtifactError
 from sppnet.experiment.installation import command_line
 from sppnet.experiment.layout import Layout, column_ids, row_ids, skipped_places
@@ -66,8 +66,15 @@ def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
 
     The command is that of the last sweep that ran anything.
     """
-    old = _read(file)
-    if old:
+    lock = lock_file(file.parent / ".lock", wait=True)
+    assert lock is not None, "it was waited for"
+    with lock:
+        remove_temporaries(file.parent)
+        _write_merged(file, new, is_done=is_done)
+
+
+def _write_merged(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
+    if old := _read(file):
         for part in ("rows", "columns", "seeds", "built_on"):
             new[part] = old[part] + [value for value in new[part] if value not in old[part]]
         places = {_place(cell) for cell in new["cells"]}

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TextIO, final
 from sppnet.errors import SppnetError
 from sppnet.experiment.plan import PlannedRun
 from sppnet.experiment.runners import Ended, OnStep, RunError, Runner
+from sppnet.run.directory import RunDirectory
 from sppnet.run.interrupts import Interrupted, Interruption
 
 _POLL_SECONDS = 0.2
@@ -165,10 +166,10 @@ def _run(directory: Path, events: TextIO) -> dict[str, Any]:
     """Run one run; returns the event that says how it ended."""
     from sppnet.experiment.execution import run_in
 
-    with (directory / "run.log").open("a") as log:
-        os.dup2(log.fileno(), 2)
-        os.dup2(log.fileno(), 1)
     try:
+        with RunDirectory(directory).open_log() as log:
+            os.dup2(log.fileno(), 2)
+            os.dup2(log.fileno(), 1)
         run_in(directory, report=lambda step: _say(events, {"event": "step", **step._asdict()}))
     except Interrupted as stop:
         _say(events, {"event": "interrupted"})

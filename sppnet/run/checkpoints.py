@@ -115,7 +115,7 @@ class RunCheckpoint(Callback):
         self.interruption.raise_if_requested()
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Stop while held-out images are looked at, which may take long: the last checkpoint is a minute old."""
+        """Stop while held-out images are looked at: the last checkpoint is a minute old."""
         self.interruption.raise_if_requested()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,20 +12,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import yaml
 
 from sppnet.artifacts import (
+    cannot_write,
     file_digest,
     lock_file,
     read_json,
-    remove_stale_temporaries,
+    remove_temporaries,
+    require_inside,
     write_json,
     write_marker,
     write_text,
 )
-from sppnet.errors import ArtifactError
+from sppnet.errors import ArtifactError, ResourceError
 
 PROVENANCE: Final = "provenance.json"
 _CONFIG: Final = "config.yaml"
@@ -86,15 +88,17 @@ class RunDirectory:
         Raises:
             ArtifactError: The directory holds another run: keys that end alike, or a directory that was
                 renamed.
+            ResourceError: It cannot be written.
         """
-        if (self.path / _CONFIG).exists():
-            held = self.read_config()["run"].get("key")
-            if held != config["run"]["key"]:
+        with self.hold() as is_ours:
+            exists = (self.path / _CONFIG).exists()
+            if exists and self.read_config()["run"].get("key") != config["run"]["key"]:
                 raise ArtifactError(
                     f"{self.path / _CONFIG}: holds another configuration than the one asked for; "
                     f"remove or rename {self.path} and run again"
                 )
-        write_text(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
+            if is_ours or not exists:  # else another process runs it, with the same one
+                write_text(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
     @contextlib.contextmanager
     def hold(self, *, wait: Callable[[], None] | None = None) -> Iterator[bool]:
@@ -102,7 +106,13 @@ class RunDirectory:
 
         Args:
             wait: Called every second until the other process is through; None gives up at once.
+
+        Raises:
+            ResourceError: It cannot be written or locked, or a symbolic link leads out of the folder of runs.
         """
+        require_inside(self.path, self.path.parent.parent)
+        for link in filter(Path.is_symlink, self.path.glob("*")):
+            raise ResourceError(f"{link}: a symbolic link where a run writes; remove it and run again")
         while (lock := lock_file(self.path / ".lock")) is None:
             if wait is None:
                 yield False
@@ -110,9 +120,20 @@ class RunDirectory:
             wait()
             time.sleep(_WAIT_SECONDS)
         with lock:
-            remove_stale_temporaries(self.path)
+            remove_temporaries(self.path)
             self._seconds_before = self._seconds_spent()
             yield True
+
+    def open_log(self) -> TextIO:
+        """Open run.log, to write at its end.
+
+        Raises:
+            ResourceError: It cannot be written.
+        """
+        try:
+            return (self.path / "run.log").open("a", encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(self.path / "run.log", error) from error
 
     def write_status(
         self, state: str, *, about: Mapping[str, Any], started: float, error: str | None

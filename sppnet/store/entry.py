@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeVar, final
 
-from sppnet.artifacts import content_key, digest_matches, file_digest, lock_file, write_named_by_digest
+from sppnet.artifacts import (
+    content_key,
+    digest_matches,
+    file_digest,
+    lock_file,
+    remove_temporaries,
+    require_inside,
+    write_named_by_digest,
+)
 from sppnet.errors import DataError, ResourceError
 
 BYTES_PER_NUMBER: Final = 4
@@ -136,8 +144,7 @@ class Entry:
             self.counts.reused += 1
             self._note(images, file)
             return file
-        for leftover in self.path.glob(f".{images.stem}{self.suffix}.*.tmp"):
-            leftover.unlink(missing_ok=True)
+        remove_temporaries(self.path, of=f"{images.stem}{self.suffix}")
         for file in files:
             log.warning("%s: damaged; it is computed again", file)
             file.unlink(missing_ok=True)
@@ -249,14 +256,11 @@ def cache_lock(root: Path, name: str, *, shared: bool = False, wait: bool = Fals
     """Lock one of a cache's lock files, as `lock_file` does.
 
     Raises:
-        ResourceError: It cannot be opened.
+        ResourceError: It cannot be opened, or a symbolic link leads out of the cache.
     """
-    try:
-        return lock_file(root / _LOCKS / f"{name}.lock", shared=shared, wait=wait)
-    except OSError as error:
-        raise ResourceError(
-            f"{root}: cannot be used as a feature cache ({error.strerror or error}); choose another directory"
-        ) from error
+    path = root / _LOCKS / f"{name}.lock"
+    require_inside(path.parent, root)
+    return lock_file(path, shared=shared, wait=wait)
 
 
 def _is_shard(file: Path | os.DirEntry[str]) -> bool:

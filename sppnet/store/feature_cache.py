@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
-from sppnet.artifacts import content_key, read_json, write_json
+from sppnet.artifacts import content_key, read_json, remove_temporaries, require_inside, write_json
 from sppnet.errors import ArtifactError, DataError, ResourceError
 from sppnet.store.entry import MANIFEST, ROWS, Counts, Entry, cache_lock
 
@@ -53,8 +53,13 @@ class FeatureCache:
         assert hold is not None, "it was waited for"
         manifest = {"source": source, "kind": kind, "dim": dim, "identity": identity}
         # For people only; keys and sizes decide. One that is missing or damaged is written again.
+        require_inside(self.root / name, self.root)
         if _read(self.root / name / MANIFEST) != json.loads(json.dumps(manifest)):
-            write_json(self.root / name / MANIFEST, manifest)
+            lock = cache_lock(self.root, "manifests", wait=True)
+            assert lock is not None, "it was waited for"
+            with lock:
+                remove_temporaries(self.root / name, of=MANIFEST)
+                write_json(self.root / name / MANIFEST, manifest)
         return Entry(self.root / name, dim=dim, suffix=suffix, hold=hold, counts=self.counts)
 
     def require_space(self, needed: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sppnet.artifacts import digest_matches, read_json, remove_stale_temporaries
+from sppnet.artifacts import digest_matches, read_json, remove_temporaries
 from sppnet.errors import ArtifactError
 from sppnet.progress_bar import show_progress
 from sppnet.store.entry import BYTES_PER_NUMBER, MANIFEST, ROWS, cache_lock, shard_files
@@ -110,7 +110,7 @@ def _files(entry: Path) -> Iterator[_File]:
 
 def _tidy(entry: Path) -> None:
     """Remove what killed writers left, and a source without shards."""
-    remove_stale_temporaries(entry)
+    remove_temporaries(entry)
     if not shard_files(entry):
         (entry / MANIFEST).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something not ours lies in it

@@ -137,7 +137,7 @@ def test_a_disk_that_fills_up_keeps_what_was_written_and_the_next_run_goes_on(fi
 
 def test_a_cache_that_is_a_file_is_refused(fill, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ResourceError, match="file: cannot be used as a feature cache"):
+    with pytest.raises(ResourceError, match="file.*cannot write .Not"):
         fill(FeatureCache(tmp_path / "file", shard_images=4))
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -158,7 +158,7 @@ def test_symbolic_links_are_neither_read_nor_followed(fill, cache, tmp_path):
     for lock in (cache.root / ".locks").iterdir():
         lock.unlink()
         lock.symlink_to(tmp_path / "stolen")
-    with pytest.raises(ResourceError, match="cannot be used as a feature cache"):
+    with pytest.raises(ResourceError, match="cannot write"):
         fill(cache)
     assert not (tmp_path / "stolen").exists()
 

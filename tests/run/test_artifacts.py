@@ -1,5 +1,7 @@
 """The one writer: whole files or none, whenever it is killed."""
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -10,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from sppnet.artifacts import (
     content_key,
@@ -72,19 +75,47 @@ def test_a_failing_writer_leaves_the_old_file_and_no_temporary(tmp_path: Path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
 
 
-def test_a_full_disk_is_named_with_what_is_free(tmp_path: Path):
+def in_a_full_disk(limit: int, write) -> int:
+    """The exit code of a child whose files end at `limit` bytes: 6 is an error that says so, of one file."""
     resource = pytest.importorskip("resource")
     child = os.fork()
     if child == 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        code = 0
         try:
-            write_json(tmp_path / "big.json", "x" * 10_000)
+            write()
         except ResourceError as error:
-            os._exit(6 if "GB free" in str(error) and "big.json" in str(error) else 1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6
+            code = 6 if "GB free" in str(error) and "big" in str(error) else 1
+        except BaseException:
+            code = 2
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_full_disk_is_named_with_what_is_free(tmp_path: Path):
+    assert in_a_full_disk(1000, lambda: write_json(tmp_path / "big.json", "x" * 10_000)) == 6
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [0, 1, 100, 4096, 20_000, 79_000, 80_500])
+def test_a_disk_that_fills_up_anywhere_inside_of_a_checkpoint_is_named(tmp_path: Path, limit: int):
+    state = {f"layer{number}": torch.ones(2000) for number in range(10)}
+
+    def save() -> None:
+        write_named_by_digest(tmp_path, "big", ".ckpt", lambda stream: torch.save(state, stream))
+
+    assert in_a_full_disk(limit, save) == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(ResourceError, match=r"lock: cannot be locked \(Function not.*with flock"):
+        lock_file(tmp_path / "lock")
 
 
 def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path):
@@ -137,6 +168,6 @@ def test_a_lock_belongs_to_one_process_until_it_lets_go_or_dies(tmp_path: Path):
 
 def test_a_lock_that_is_a_symbolic_link_is_not_followed(tmp_path: Path):
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="lock"):
+    with pytest.raises(ResourceError, match="lock"):
         lock_file(tmp_path / "lock")
     assert not (tmp_path / "elsewhere").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sppnet.artifacts import read_json
-from sppnet.errors import ArtifactError
+from sppnet.errors import ArtifactError, ResourceError
 from sppnet.run.directory import RunDirectory, slug
 
 CONFIG = {"run": {"key": "0" * 64}, "training": {"epochs": 3}}
@@ -59,3 +59,38 @@ def test_any_label_becomes_a_harmless_file_name(hostile: str):
     assert len(name) <= 80
     assert not set("/\0") & set(name)
     assert not name.startswith(".")
+
+
+def test_what_killed_writers_left_goes_when_the_directory_is_next_held(tmp_path: Path):
+    left = tmp_path / "cell" / ".checkpoint-00000012.ckpt.4711.0a1b2c3d.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"half a checkpoint")
+    with RunDirectory(left.parent).hold():
+        assert not left.exists()
+
+
+def test_what_another_process_writes_while_it_holds_the_directory_is_left_alone(tmp_path: Path):
+    directory = RunDirectory(tmp_path / "cell")
+    directory.prepare(CONFIG)
+    with directory.hold():
+        (directory.path / ".config.yaml.4711.0a1b2c3d.tmp").write_bytes(b"under way")
+        RunDirectory(directory.path).prepare(CONFIG)
+        assert (directory.path / ".config.yaml.4711.0a1b2c3d.tmp").exists()
+
+
+@pytest.mark.parametrize("planted", ["single", "single/cell", "single/cell/run.log", "single/cell/results"])
+def test_nothing_is_written_through_a_symbolic_link(tmp_path: Path, planted: str):
+    elsewhere, runs = tmp_path / "elsewhere", tmp_path / "runs"
+    elsewhere.mkdir()
+    (runs / planted).parent.mkdir(parents=True)
+    (runs / planted).symlink_to(elsewhere)
+    with pytest.raises(ResourceError, match="symbolic link"):
+        RunDirectory(runs / "single" / "cell").prepare(CONFIG)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_the_folder_of_runs_may_be_a_link_itself(tmp_path: Path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "large")
+    RunDirectory(tmp_path / "runs" / "single" / "cell").prepare(CONFIG)
+    assert (tmp_path / "large" / "single" / "cell" / "config.yaml").is_file()

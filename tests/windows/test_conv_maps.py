@@ -200,7 +200,7 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(make_maps, cache):
 
 def test_a_cache_that_cannot_be_written_says_so(make_maps, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match="cannot be used as a feature cache"):
+    with pytest.raises(ResourceError, match="cannot write"):
         make_maps(cache=FeatureCache(tmp_path / "file")).at(0, SCALE)
 
 
