@@ -8,6 +8,7 @@ whenever the writer is killed.
 import contextlib
 import errno
 import fcntl
+import functools
 import glob
 import hashlib
 import io
@@ -139,6 +140,36 @@ def write_marker(path: Path, files: Mapping[str, Path]) -> None:
         name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()
     }
     write_json(path, {"files": entries})
+
+
+def damage_behind(marker: Path) -> str | None:
+    """What is not as a completion marker vouches for, in words; None if all of it is.
+
+    Every file is read, once a process as long as its inode, size and time stay the same.
+    """
+    try:
+        files = read_json(marker)["files"]
+        if "metrics.json" not in files:
+            return f"{marker}: does not vouch for metrics.json"
+        for name, entry in files.items():
+            path = marker.with_name(name)
+            stat = path.stat()
+            digest = _known_digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if (stat.st_size, digest) != (entry["bytes"], entry["sha256"]):
+                return (
+                    f"{path}: {stat.st_size} bytes that are not the {entry['bytes']} its COMPLETE marker "
+                    f"vouches for"
+                )
+    except FileNotFoundError as error:
+        return f"{error.filename}: gone, but its COMPLETE marker vouches for it"
+    except (ArtifactError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        return f"{marker}: not readable ({type(error).__name__}: {' '.join(str(error).split())})"
+    return None
+
+
+@functools.cache
+def _known_digest(path: Path, *_state: int) -> str:
+    return file_digest(path)
 
 
 def lock_file(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sppnet.data.images import size_at
 from sppnet.data.splits import ImageSet, ImageSplits, Selection, split_given
-from sppnet.data.voc2007 import AnnotatedImage, AnnotatedImages, read_voc
+from sppnet.data.voc2007 import AnnotatedImage, AnnotatedImages, read_voc, require_apart
 from sppnet.errors import DataError
 
 
@@ -132,6 +132,7 @@ class VocObjectReader:
         """
         train = read_voc(root, self.train_set, classes=None, is_finer=self.is_finer)
         test = read_voc(root, self.test_set, classes=train.classes, is_finer=self.is_finer)
+        require_apart(train, test, f"{self.train_set} and {self.test_set}")
         shown = [image for image in train.images if self._shows_an_object(image)]
         if not shown:
             raise DataError(

@@ -17,7 +17,7 @@ from torch import Tensor
 from sppnet.artifacts import stable_seed
 from sppnet.data.shapes import build_shapes, default_root
 from sppnet.data.splits import ImageSet
-from sppnet.data.voc2007 import AnnotatedImages, class_labels, read_voc
+from sppnet.data.voc2007 import AnnotatedImages, class_labels, read_voc, require_apart
 from sppnet.errors import ConfigError, DataError
 
 
@@ -91,7 +91,9 @@ class VocTarget:
         """Read the annotations of trainval, and of test."""
         root = None if self.root is None else Path(self.root).expanduser()
         trainval = read_voc(root, self.trainval_set, classes=None)
-        return trainval, read_voc(root, self.test_set, classes=trainval.classes)
+        test = read_voc(root, self.test_set, classes=trainval.classes)
+        require_apart(trainval, test, f"{self.trainval_set} and {self.test_set}")
+        return trainval, test
 
     def read(self) -> TargetImages:
         """List trainval, then test."""

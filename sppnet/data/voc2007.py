@@ -102,6 +102,20 @@ def read_voc(
     return AnnotatedImages(tuple(_to_record(*one, names) for one in found), names)
 
 
+def require_apart(train: AnnotatedImages, test: AnnotatedImages, names: str) -> None:
+    """Refuse image sets that share images: what was trained on is no test.
+
+    Raises:
+        DataError: Names some.
+    """
+    known = {image.image_id for image in train.images}
+    if shared := [image.image_id for image in test.images if image.image_id in known]:
+        raise DataError(
+            f"image sets {names} share {len(shared)} images ({', '.join(shared[:5])}): what is trained on "
+            f"cannot be tested on; remove them from one of the lists"
+        )
+
+
 def _finer(annotation: Annotation) -> Annotation:
     """Name objects by their sub-categories."""
     objects = tuple(one._replace(name=one.subcategory or one.name) for one in annotation.objects)

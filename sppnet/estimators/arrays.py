@@ -36,12 +36,13 @@ def read_features(source: Any, device: str | torch.device | None) -> Float[Tenso
         if hasattr(source, "toarray"):
             raise TypeError("features are a sparse matrix, a dense array is needed: call .toarray()")
         array = np.asarray(source)
-        if array.dtype.kind == "O":
-            array = array.astype(np.float64)
-        if array.dtype.kind not in "iufb":
+        if array.dtype.kind not in "iufbO":
             raise ValueError(
                 f"features of dtype {array.dtype}; real numbers are needed. Complex data not supported"
             )
+        # What torch has no type for, or another byte order: copied.
+        if array.dtype.kind in "Oiub" or array.dtype.itemsize > 8 or not array.dtype.isnative:
+            array = array.astype(np.float32 if array.dtype.str[1:] in ("f4", "f2") else np.float64)
         with warnings.catch_warnings():  # "not writable", for read-only memory maps: nothing here writes
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             features = torch.from_numpy(array if min(array.strides, default=0) >= 0 else array.copy())

@@ -89,6 +89,10 @@ class BoxRegressor:
             ValueError: A box is inverted or not finite.
             ConfigError: `ridge` is too small for features like these.
         """
+        if not len(features) == len(windows) == len(truth):
+            raise ValueError(
+                f"{len(features)} features, {len(windows)} windows, {len(truth)} boxes: one each"
+            )
         if self.ridge is None:
             raise ConfigError(
                 "a regressor of a state has no ridge to be fitted with; make one with ridge=..."
@@ -115,8 +119,13 @@ class BoxRegressor:
             windows: x1 y1 x2 y2; the result has their dtype and device.
 
         Raises:
+            ConfigError: It was not fitted.
             ValueError: A window is inverted or not finite.
         """
+        if not hasattr(self, "_state"):
+            raise ConfigError("a BoxRegressor is asked before it is fitted: call fit first")
+        if len(features) != len(windows):
+            raise ValueError(f"{len(features)} features of {len(windows)} windows: one each")
         weights, bias = self._state.weights.to(features), self._state.bias.to(features)
         offsets = torch.addmm(bias, features, weights).to(windows.device, torch.float64)
         return decode_offsets(windows.double(), offsets).to(windows.dtype)

@@ -276,10 +276,10 @@ class HardNegativeSvm:
     def _require_rows(self, rows: Tensor, ids: Tensor, others: Tensor) -> NDArray[np.int64]:
         names: NDArray[np.int64] = ids.cpu().numpy().astype(np.int64)
         wanted = (len(names), self.coef.shape[1])
-        if tuple(rows.shape) != wanted or len(others) != len(names):
+        if tuple(rows.shape) != wanted or others.shape[:1] + others.shape[2:] != ids.shape:
             raise ValueError(
-                f"rows of shape {tuple(rows.shape)} and {len(others)} labels or signs for {len(names)} ids; "
-                f"expected {wanted[0]} x {wanted[1]} and {wanted[0]}"
+                f"rows of shape {tuple(rows.shape)} and {tuple(others.shape)} labels or signs for "
+                f"{len(names)} ids; expected {wanted[0]} x {wanted[1]} and {wanted[0]}"
             )
         if len(np.unique(names)) != len(names):
             raise ValueError("an id is given twice: name every window once")

@@ -5,6 +5,7 @@ Axes: n rows, d features, k classes.
 
 import inspect
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, final
 
@@ -61,7 +62,7 @@ class LinearSvm:
     gap_: Any
     status_: list[Status]
     n_features_in_: int
-    _is_vector: bool
+    _absent: int | None  # what predictions say of a class that is not there; None: they are labels
 
     def __init__(
         self,
@@ -81,8 +82,8 @@ class LinearSvm:
 
         Args:
             X: n x d features.
-            y: n labels of any kind; or n x k signs: -1, +1, or 0 where a row is left out for a class.
-                A vector that holds exactly -1, 0 and +1 is signs.
+            y: n labels of any kind; or n x k signs: -1, +1, or 0 where a row is left out for a class; or an
+                n x k indicator of 0 and 1. A vector that holds exactly -1, 0 and +1 is signs.
             coef_init: k x d weights of a similar problem to start from; the solution does not depend on it.
             intercept_init: Their k biases.
 
@@ -117,15 +118,14 @@ class LinearSvm:
             )
         weights, bias = (torch.as_tensor(part).to(features) for part in (self.coef_, self.intercept_))
         scores = features @ weights.T + bias
-        return as_kind_of(scores[:, 0] if self._is_vector and len(bias) == 1 else scores, X)
+        return as_kind_of(scores[:, 0] if self._absent is None and len(bias) == 1 else scores, X)
 
     def predict(self, X: Any) -> Any:
-        """Labels; for a machine made of a matrix of signs, the sign of every class."""
+        """Labels; for a machine made of a matrix, the sign of every class (0 or 1 of an indicator)."""
         scores = self.decision_function(X)
-        if not self._is_vector:
-            return (
-                torch.where(scores > 0, 1, -1) if isinstance(scores, Tensor) else np.where(scores > 0, 1, -1)
-            )
+        if self._absent is not None:
+            where: Any = torch.where if isinstance(scores, Tensor) else np.where
+            return where(scores > 0, 1, self._absent)
         best = (scores > 0) * (len(self.classes_) - 1) if scores.ndim == 1 else scores.argmax(1)
         labels = self.classes_[best.cpu().numpy() if isinstance(best, Tensor) else best]
         return torch.as_tensor(labels, device=X.device) if isinstance(X, Tensor) else labels
@@ -136,6 +136,10 @@ class LinearSvm:
             part.cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
             for part in (y, self.predict(X))
         )
+        if labels.ndim == 2 and predicted.ndim == 1:
+            labels = labels.ravel()
+        if labels.shape != predicted.shape:
+            raise ValueError(f"labels of shape {labels.shape} for {len(predicted)} rows of features")
         return float((labels == predicted).mean())
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -239,10 +243,10 @@ def _fitted(
     fitted.status_ = [
         _status(row, float(reached), svm.tolerance) for row, reached in zip(signs, gap, strict=True)
     ]
-    fitted._is_vector = not targets.is_matrix
-    for name, status in zip(targets.classes, fitted.status_, strict=False):
-        if status == "not converged":
-            _log.warning("class %s, svm_c=%g: relative gap above %.0e", name, svm_c, svm.tolerance)
+    fitted._absent = targets.absent
+    for name, status, reached in zip(targets.classes, fitted.status_, gap.tolist(), strict=False):
+        if status != "converged":
+            _log.warning("class %s, svm_c=%g: %s (relative gap %.0e)", name, svm_c, status, reached)
     return fitted
 
 
@@ -265,4 +269,6 @@ def _start(svm: LinearSvm, features: Float[Tensor, "n d"], init: tuple[Any, Any]
 
 def _check_is_fitted(svm: LinearSvm) -> None:
     if not svm.__sklearn_is_fitted__():
-        raise NotFittedError("This LinearSvm instance is not fitted yet: call fit first")
+        # Scikit-learn expects its own class, where it is in use.
+        kind = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", NotFittedError)
+        raise kind("This LinearSvm instance is not fitted yet: call fit first")

@@ -22,6 +22,11 @@ def check(conf: Conf) -> None:
         ConfigError: Two values contradict each other, or one is missing.
         DataError: A folder or a file does not exist.
     """
+    if conf.trainer.precision == "16-mixed" and conf.trainer.accelerator == "cpu":
+        raise ConfigError(
+            "trainer.precision=16-mixed: the CPU computes in bfloat16 instead; set "
+            "trainer.precision=bf16-mixed"
+        )
     _check_view(conf)
     _check_sizes(conf)
     _check_schedule(conf)

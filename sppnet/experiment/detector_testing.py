@@ -29,7 +29,7 @@ _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
 
 def find(take: Take) -> Outcome:
     """Detect objects in the test images, and judge what was found."""
-    from sppnet.models.weights import read_tensors, save_tensors
+    from sppnet.models.weights import read_part, save_part
     from sppnet.tasks.finding import Picture, detect, pack, unpack
 
     assert take.conf.detection is not None
@@ -48,14 +48,14 @@ def find(take: Take) -> Outcome:
     found: list[Detections] = []
     for start in range(0, len(images), _PART):
         file = take.path / f"checkpoint-{start}.safetensors"
-        if file.is_file():
-            found += unpack(read_tensors(file))
+        if (part := read_part(file)) is not None:
+            found += unpack(part)
             continue
         some: list[Detections] = []
         for one in detect(parts, source, pooled, pictures[start : start + _PART], workers=take.workers):
             some.append(one)
             take.progress("detecting", start + len(some), len(images), "images")
-        save_tensors(pack(some), file)
+        save_part(pack(some), file)
         found += some
     metrics = {
         **{name: value for name, value in trained.metrics.items() if name != "train/seconds"},

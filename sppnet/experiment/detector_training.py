@@ -3,7 +3,6 @@
 import itertools
 import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sppnet.artifacts import write_json
@@ -68,7 +67,7 @@ def compute_maps(take: Take) -> Outcome:
 def mine(take: Take) -> Outcome:
     """Train the SVMs, with hard negatives."""
     from sppnet.estimators.hard_negatives import HardNegativeSvm
-    from sppnet.models.weights import read_tensors, save_tensors
+    from sppnet.models.weights import read_part, save_part, save_tensors
     from sppnet.tasks.mining import Labelling, Miner, feature_scale
 
     mining, checkpoint = take.conf.mining, take.path / _MINING
@@ -104,8 +103,8 @@ def mine(take: Take) -> Outcome:
         num_classes=len(classes),
         workers=take.workers,
     )
-    if checkpoint.is_file():
-        miner.restore(read_tensors(checkpoint))
+    if (state := read_part(checkpoint)) is not None:
+        miner.restore(state)
         log.info("going on behind image %d of %d", miner.num_seen, len(images))
     saved = time.monotonic()
 
@@ -113,7 +112,7 @@ def mine(take: Take) -> Outcome:
         nonlocal saved
         due = time.monotonic() - saved > 60 * take.conf.trainer.checkpoint_minutes
         if seen < len(images) and (due or take.interruption.requested):
-            save_tensors(miner.state(), checkpoint)
+            save_part(miner.state(), checkpoint)
             saved = time.monotonic()
         take.interruption.is_deferred = seen < len(images)  # until the next image: then the state is whole
         take.progress("looking for hard negatives", seen, len(images), "images")
@@ -134,7 +133,7 @@ def mine(take: Take) -> Outcome:
 def regress(take: Take) -> Outcome:
     """Fit the box regressors, class by class; each is kept as it is found."""
     from sppnet.estimators.box_regressor import BoxRegressor, BoxRegressorState
-    from sppnet.models.weights import read_tensors, save_tensors
+    from sppnet.models.weights import read_part, save_part, save_tensors
     from sppnet.tasks.box_regression import Regression, fit_regressors
     from sppnet.tasks.detector import Regressors
     from sppnet.tasks.mining import feature_scale
@@ -144,10 +143,8 @@ def regress(take: Take) -> Outcome:
     began = time.perf_counter()
     scale = feature_scale(images, source, norm_of(take.conf, boxes.mean_norm))
     parts = [take.path / f"checkpoint-class{label}.safetensors" for label in range(len(classes))]
-    known = [
-        BoxRegressor.from_state(BoxRegressorState(**read_tensors(part)))
-        for part in itertools.takewhile(Path.is_file, parts)
-    ]
+    states = itertools.takewhile(bool, map(read_part, parts))
+    known = [BoxRegressor.from_state(BoxRegressorState(**(state or {}))) for state in states]
     fitting = fit_regressors(
         images,
         source,
@@ -158,7 +155,7 @@ def regress(take: Take) -> Outcome:
         workers=take.workers,
     )
     for regressor in fitting:
-        save_tensors(regressor.state()._asdict(), parts[len(known)])
+        save_part(regressor.state()._asdict(), parts[len(known)])
         known.append(regressor)
         take.progress("fitting box regressors", len(known), len(parts), "classes")
     save_tensors(Regressors(tuple(known), scale).state(), take.path / REGRESSORS)

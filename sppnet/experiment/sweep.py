@@ -91,11 +91,17 @@ def _group(base: dict[str, Any], laid: layout.Layout, contents: Contents, stage:
 
 
 def _pending(cells: Sequence[PlannedRun], *, reruns_stale: bool) -> list[PlannedRun]:
-    """The runs that are to be made, each once and behind all it stands on; nothing below what is complete."""
-    if reruns_stale:
-        for run in [*built_on(cells), *cells]:
-            if run.directory.is_complete and changes_since(run.directory.path):
-                run.directory.reopen()
+    """The runs that are to be made, each once and behind all it stands on.
+
+    Nothing below what is complete, but for what is damaged.
+    """
+    damaged = []
+    for run in [*built_on(cells), *cells]:
+        if damage := run.directory.damage:
+            damaged.append(run)
+            print(f"damaged: {damage}; the run is made again", file=sys.stderr)
+        elif reruns_stale and run.directory.is_complete and changes_since(run.directory.path):
+            run.directory.reopen()
     ordered: dict[Path, PlannedRun] = {}
 
     def visit(run: PlannedRun) -> None:
@@ -104,8 +110,8 @@ def _pending(cells: Sequence[PlannedRun], *, reruns_stale: bool) -> list[Planned
                 visit(one)
             ordered[run.directory.path] = run
 
-    for cell in cells:
-        visit(cell)
+    for run in [*damaged, *cells]:
+        visit(run)
     return list(ordered.values())
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sppnet.errors import ArtifactError
 from sppnet.experiment.installation import usable_cores
 from sppnet.run.directory import RunDirectory
 from sppnet.run.interrupts import Interruption
@@ -75,8 +76,15 @@ class Take:
         return self.conf.trainer.threads or usable_cores()
 
     def below(self, role: str) -> list[Path]:
-        """Directories of the runs it stands on, beside its own: runs may be moved together."""
-        return [self.path.parent.parent / name for name in self.plan.below.get(role, [])]
+        """Directories of the runs it stands on, beside its own: runs may be moved together.
+
+        Raises:
+            ArtifactError: One is damaged.
+        """
+        paths = [self.path.parent.parent / name for name in self.plan.below.get(role, [])]
+        if damage := next(filter(None, (RunDirectory(path).damage for path in paths)), None):
+            raise ArtifactError(f"{damage}; run the table's command again, it makes that run again")
+        return paths
 
     def one_below(self, role: str) -> Path:
         """The directory of the one run of that role."""

@@ -6,11 +6,13 @@ A ranking is a sequence of outcomes, best score first: +1 right, -1 wrong, 0 nei
 difficult). Precision rises only where something is right, so the curve is kept at its p true positives.
 """
 
-from typing import NamedTuple, final
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int, Int8
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int8, Integer
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -102,8 +104,21 @@ def area_ap(curve: PrecisionRecall) -> float:
     return float(_envelope(curve).sum() / curve.num_positives)
 
 
+class OfEveryClass(Metric):
+    """A metric with a number a class, also where there is one class: torchmetrics would make it no vector."""
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        wrapped = super()._wrap_compute(compute)
+
+        @functools.wraps(compute)
+        def as_vector(*args: Any, **kwargs: Any) -> Any:
+            return wrapped(*args, **kwargs).reshape(-1)
+
+        return as_vector
+
+
 @final
-class AveragePrecision(Metric):
+class AveragePrecision(OfEveryClass):
     """11-point AP of every class of a multi-label classifier.
 
     Args:
@@ -133,19 +148,31 @@ class AveragePrecision(Metric):
         self.ids.append(torch.empty(0, dtype=torch.long, device=self.device))
 
     def update(
-        self, scores: Float[Tensor, "n k"], labels: Int[Tensor, "n k"], ids: Int[Tensor, " n"] | None = None
+        self,
+        scores: Float[Tensor, "n k"],
+        labels: Integer[Tensor, "n k"] | Bool[Tensor, "n k"],
+        ids: Int[Tensor, " n"] | None = None,
     ) -> None:
         """Take a batch.
 
         Args:
             scores: Any numbers; only their order within a class matters.
-            labels: +1 present, -1 absent, 0 only difficult ones (counts neither way).
+            labels: +1 present, -1 absent, 0 only difficult ones (counts neither way); bool or uint8: absent.
             ids: Numbers of the images. Of equal ones a single image counts (samplers repeat images so that
                 ranks get equally many), and equal scores are in their order. None: all are different.
 
         Raises:
             DataError: A label other than -1, 0, 1.
+            ValueError: Shapes that do not fit together.
         """
+        shape = (len(scores), self.num_classes)
+        if not (scores.shape == labels.shape == shape and (ids is None or ids.shape == shape[:1])):
+            raise ValueError(
+                f"scores {tuple(scores.shape)}, labels {tuple(labels.shape)} and ids "
+                f"{None if ids is None else tuple(ids.shape)}: expected a row an image and "
+                f"{self.num_classes} columns"
+            )
+        labels = labels.to(torch.int8) * 2 - 1 if labels.dtype in (torch.bool, torch.uint8) else labels
         if bool(((labels < -1) | (labels > 1)).any()):
             raise DataError(f"labels from {int(labels.min())} to {int(labels.max())}; expected -1, 0 and 1")
         self.scores.append(scores.detach().float())
@@ -165,6 +192,7 @@ class AveragePrecision(Metric):
 
         Raises:
             NonFiniteError: A score is NaN.
+            DataError: No label is -1, but some are 0: nothing would be counted as wrong.
         """
         scores, labels, ids = (
             dim_zero_cat(state).cpu().numpy() for state in (self.scores, self.labels, self.ids)
@@ -172,6 +200,10 @@ class AveragePrecision(Metric):
         if len(ids) and ids.min() >= 0:
             chosen = np.unique(ids, return_index=True)[1]
             scores, labels = scores[chosen], labels[chosen]
+        if (labels == 0).any() and not (labels < 0).any():
+            raise DataError(
+                "labels are 0 and 1, and 0 counts neither way; give -1 for absent classes, or bool"
+            )
         if np.isnan(scores).any():
             classes = np.flatnonzero(np.isnan(scores).any(axis=0))
             raise NonFiniteError(f"scores of classes {classes.tolist()} are NaN; look at what trained them")

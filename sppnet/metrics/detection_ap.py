@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from sppnet.errors import ConfigError, DataError, NonFiniteError
 from sppnet.metrics.average_precision import (
+    OfEveryClass,
     PrecisionRecall,
     area_ap,
     best_first,
@@ -63,7 +63,7 @@ class _Found(NamedTuple):
 
 
 @final
-class VocDetectionAP(Metric):
+class VocDetectionAP(OfEveryClass):
     """AP of every class by the rules of the VOC devkit.
 
     Per class, detections go by descending score; equal scores by image number, then in their order. One
@@ -120,7 +120,16 @@ class VocDetectionAP(Metric):
                 get equally many), the first time counts.
             detections: All that was found in it.
             truth: All that there is.
+
+        Raises:
+            ValueError: Boxes, scores, labels or flags of unequal number, or flags other than 0 and 1.
         """
+        for boxes, *columns in (detections, truth):
+            if boxes.shape[1:] != (4,) or any(column.shape != (len(boxes),) for column in columns):
+                shapes = [tuple(column.shape) for column in (boxes, *columns)]
+                raise ValueError(f"image {image}: boxes, and what is said of each, have shapes {shapes}")
+        if not ((truth.is_difficult == 0) | (truth.is_difficult == 1)).all():
+            raise ValueError(f"image {image}: is_difficult is neither bool nor 0 and 1")
         counts = [[image, len(detections.scores), len(truth.labels)]]
         self.images.append(torch.tensor(counts, device=self.device))
         self.boxes_xyxy.append(detections.boxes_xyxy.detach().float())

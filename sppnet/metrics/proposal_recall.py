@@ -55,7 +55,7 @@ def proposal_recall(
     if not 0 < min_overlap <= 1:
         raise ConfigError(f"min_overlap={min_overlap} must be above 0 and at most 1")
     best = [
-        _best_overlaps(boxes, truth[~difficult])
+        _best_overlaps(boxes, truth[~difficult.bool()])
         for boxes, truth, difficult in zip(proposals, truth_boxes, is_difficult, strict=True)
     ]
     return ProposalRecall(

@@ -1,5 +1,6 @@
 """Weights in safetensors files: no code runs when one is read, and every key must fit."""
 
+import logging
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -8,10 +9,11 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from sppnet.artifacts import write_atomic
+from sppnet.artifacts import digest_matches, write_atomic, write_named_by_digest
 from sppnet.errors import ArtifactError
 
 _MOST_NAMES = 8
+log = logging.getLogger(__name__)
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
@@ -36,6 +38,33 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     # The format knows row-major tensors only; a net in channels-last memory gets its strides back on load.
     data = safetensors.torch.save({key: value.detach().contiguous() for key, value in tensors.items()})
     write_atomic(path, lambda stream: stream.write(data))
+
+
+def save_part(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write what a run has so far, under a name that vouches for it (`<stem>-<digest>`); the last one goes.
+
+    Raises:
+        ResourceError: The file cannot be written; the last one is still there.
+    """
+    before = _parts(path)
+    data = safetensors.torch.save({key: value.detach().contiguous() for key, value in tensors.items()})
+    new = write_named_by_digest(path.parent, path.stem, path.suffix, lambda stream: stream.write(data))
+    for old in before:
+        if old != new:
+            old.unlink(missing_ok=True)
+
+
+def read_part(path: Path) -> dict[str, Tensor] | None:
+    """What `save_part` wrote there; None if nothing, or if it is damaged: then it is to be made again."""
+    for file in _parts(path):
+        if digest_matches(file):
+            return read_tensors(file)
+        log.warning("%s: damaged (content does not match its name); what it held is made again", file)
+    return None
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.stem}-{'[0-9a-f]' * 16}{path.suffix}"))
 
 
 def load_weights(net: nn.Module, path: Path) -> None:

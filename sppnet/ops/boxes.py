@@ -19,7 +19,12 @@ def iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"
     """Intersection over union of every pair, both ends of a box counted (VOCdevkit, VOCevaldet.m).
 
     In float64: at whole pixels a ratio such as 3/10 then equals the literal it is compared with.
+
+    Raises:
+        ValueError: They are not n x 4 numbers.
     """
+    _require_four(a, "boxes")
+    _require_four(b, "boxes")
     a, b = a.double(), b.double()
     first = torch.maximum(a[:, None, :2], b[None, :, :2])
     last = torch.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -77,8 +82,10 @@ def require_boxes(boxes: Float[Tensor, "n 4"], name: str) -> None:
     """Refuse boxes that a division or a logarithm would turn into NaN.
 
     Raises:
-        ValueError: A box is inverted or not finite; the message calls it `name` and its position.
+        ValueError: A box is inverted, not finite or not of four numbers; the message calls it `name` and
+            its position.
     """
+    _require_four(boxes, f"{name}s")
     good = (boxes[:, :2] <= boxes[:, 2:]).all(dim=1) & boxes.isfinite().all(dim=1)
     if not good.all():
         index = int((~good).nonzero()[0])
@@ -86,6 +93,11 @@ def require_boxes(boxes: Float[Tensor, "n 4"], name: str) -> None:
             f"{name} {index} is {boxes[index].tolist()}: expected finite x1 y1 x2 y2 with x1 <= x2 and "
             f"y1 <= y2; check where it comes from"
         )
+
+
+def _require_four(boxes: Tensor, names: str) -> None:
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{names} of shape {tuple(boxes.shape)}: expected n x 4, x1 y1 x2 y2")
 
 
 def _areas(boxes: Tensor) -> Tensor:

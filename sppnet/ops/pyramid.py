@@ -10,6 +10,7 @@ a union is the maximum of the maxima, so {6,3,2,1} reads the map once.
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import final
 
 import torch
@@ -90,10 +91,14 @@ class SpatialPyramidPool(nn.Module):
 
     Args:
         levels: Bins per side of each level, in the order they are concatenated.
+
+    Raises:
+        ValueError: Levels that are not whole numbers, 1 or more.
     """
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
+        require_levels(levels)
         self.levels = tuple(levels)
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n features"]:
@@ -105,15 +110,26 @@ class SpatialPyramidPool(nn.Module):
         return f"levels={list(self.levels)}"
 
 
+def require_levels(levels: Sequence[int]) -> None:
+    """Refuse what is no pyramid.
+
+    Raises:
+        ValueError: There is no level, or one is not a whole number, 1 or more.
+    """
+    if not levels or not all(isinstance(level, Integral) and level >= 1 for level in levels):
+        raise ValueError(f"levels {list(levels)}: expected whole numbers of bins a side, each 1 or more")
+
+
 def _require_cells(maps: Tensor, levels: Sequence[int]) -> None:
+    require_levels(levels)
+    if maps.dim() != 4:
+        raise ValueError(f"maps of shape {tuple(maps.shape)}: expected n c h w; of a single map, maps[None]")
     height, width = maps.shape[2:]
-    if not levels or min(levels) < 1:
-        raise ValueError(f"levels {list(levels)}: expected one or more numbers of bins, each 1 or more")
     for level in levels:
         if level > height or level > width:
             raise ValueError(
                 f"a feature map of {height} x {width} cells is smaller than the level of {level} x {level} "
-                f"bins of the pyramid {list(levels)}: raise view.short_side, or choose a coarser pyramid"
+                f"bins of the pyramid {list(levels)}: take a larger image, or a coarser pyramid"
             )
 
 

@@ -32,10 +32,11 @@ def suppress(
         Positions of the boxes kept, the best first.
 
     Raises:
-        ValueError: A box is inverted or not finite, or `max_overlap` is out of range.
+        ValueError: A box is inverted or not finite, scores are not one a box, or `max_overlap` is out
+            of range.
         NonFiniteError: A score is NaN.
     """
-    _require_scores(scores, max_overlap)
+    _require_scores(scores, max_overlap, (len(boxes),))
     require_boxes(boxes, "box")
     kept = _greedy(_on_processor(boxes), _on_processor(scores), max_overlap)
     return torch.from_numpy(kept).to(boxes.device)
@@ -63,8 +64,10 @@ def suppress_per_class(
         ValueError: A box is inverted or not finite, or `max_overlap` is out of range.
         NonFiniteError: A score is NaN.
     """
-    _require_scores(scores, max_overlap)
-    require_boxes(boxes.reshape(-1, 4), "box")
+    _require_scores(
+        scores, max_overlap, (len(boxes), boxes.shape[1] if boxes.dim() == 3 else scores.shape[-1])
+    )
+    require_boxes(boxes.flatten(0, -2), "box")
     columns, places = _on_processor(scores), _on_processor(boxes)
     results = []
     for label in range(scores.shape[1]):
@@ -107,7 +110,9 @@ def _on_processor(numbers: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def _require_scores(scores: Tensor, max_overlap: float) -> None:
+def _require_scores(scores: Tensor, max_overlap: float, shape: tuple[int, ...]) -> None:
+    if scores.shape != shape:
+        raise ValueError(f"scores of shape {tuple(scores.shape)}: expected {shape}, as there are boxes")
     if not 0 <= max_overlap <= 1:
         raise ValueError(f"max_overlap={max_overlap}: expected an intersection over union from 0 to 1")
     if scores.isnan().any():

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sppnet.ops.compiled import load_kernels, run_in_shares
-from sppnet.ops.pyramid import num_bins
+from sppnet.ops.pyramid import num_bins, require_levels
 from sppnet.ops.window_tables import channel_groups, chunks, maxima_table, plan_levels, pool_from_table
 
 Order = Literal["pyramid", "bins_first"]
@@ -182,15 +182,17 @@ def _views(rows: Tensor, channels: int, levels: Sequence[int], order: Order) -> 
 def _require_pyramid(maps: Tensor, levels: Sequence[int], order: str) -> None:
     if maps.dim() != 3:
         raise ValueError(f"maps of shape {tuple(maps.shape)}: expected c h w or 1 c h w, one image's map")
-    if not levels or min(levels) < 1:
-        raise ValueError(f"levels {list(levels)}: expected one or more numbers of bins, each 1 or more")
+    require_levels(levels)
     if order not in ("pyramid", "bins_first"):
         raise ValueError(f"order={order}: expected pyramid or bins_first")
 
 
 def _require_cells(cells: Tensor, height: int, width: int) -> None:
-    if cells.is_floating_point():
-        raise ValueError(f"cells of type {cells.dtype}: expected whole numbers, as map_cells returns")
+    if cells.is_floating_point() or cells.dim() != 2 or cells.shape[1] != 4:
+        raise ValueError(
+            f"cells {tuple(cells.shape)} of type {cells.dtype}: expected n x 4 whole numbers, as "
+            f"map_cells returns"
+        )
     ordered = (cells[:, :2] >= 0).all(dim=1) & (cells[:, :2] <= cells[:, 2:]).all(dim=1)
     good = ordered & (cells[:, 2] < width) & (cells[:, 3] < height)
     if not good.all():

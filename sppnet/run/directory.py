@@ -18,7 +18,7 @@ import yaml
 
 from sppnet.artifacts import (
     cannot_write,
-    file_digest,
+    damage_behind,
     lock_file,
     read_json,
     remove_temporaries,
@@ -52,17 +52,13 @@ class RunDirectory:
     @property
     def is_complete(self) -> bool:
         """Whether the run's marker was written, last of all, and what it vouches for is as it was."""
+        return (self.path / _MARKER).is_file() and self.damage is None
+
+    @property
+    def damage(self) -> str | None:
+        """What is not as its marker vouches for, in words; None of a run without a marker, too."""
         marker = self.path / _MARKER
-        if not marker.is_file():
-            return False
-        try:
-            entries = read_json(marker)["files"]
-            sizes = all(
-                (self.path / name).stat().st_size == entry["bytes"] for name, entry in entries.items()
-            )
-            return sizes and file_digest(self.path / "metrics.json") == entries["metrics.json"]["sha256"]
-        except (ArtifactError, OSError, KeyError, TypeError):
-            return False  # damaged: it runs again
+        return damage_behind(marker) if marker.is_file() else None
 
     def read_config(self) -> dict[str, Any]:
         """What the run is, and all that it is given.

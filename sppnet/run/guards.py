@@ -48,6 +48,19 @@ class StopBetweenBatches(Callback):
         self.interruption.raise_if_requested()
 
 
+def require_scores(scores: Tensor, whose: str) -> None:
+    """Refuse scores that are no result; minus infinity is one: of a class that nothing was learned of.
+
+    Raises:
+        NonFiniteError: A score is NaN or plus infinity.
+    """
+    if not (scores < torch.inf).all():
+        raise NonFiniteError(
+            f"scores of {whose} are NaN or infinite: the network has diverged, or its weights are damaged; "
+            f"train it again with a lower training.learning_rate"
+        )
+
+
 def check_finite(loss: Tensor, *, epoch: int, step: int, learning_rate: float, ids: Tensor) -> None:
     """Stop before the optimiser's step when a loss is not a number.
 

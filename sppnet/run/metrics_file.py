@@ -6,7 +6,7 @@ from typing import Any, final
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from sppnet.artifacts import write_text
+from sppnet.artifacts import cannot_write, write_text
 from sppnet.data.records import ImageBatch
 
 
@@ -77,6 +77,6 @@ class MetricsFile(Callback):
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
-        except OSError:
-            return  # a full log disk does not stop training; the checkpoint will say so if it lasts
+        except OSError as error:  # a line that is missing would be missing for ever
+            raise cannot_write(self.path, error) from error
         self.num_lines += 1

@@ -1,8 +1,6 @@
 """Run directories as they are on disk: a marker and a matching `metrics.json`, or an excuse."""
 
 import contextlib
-import hashlib
-import json
 import math
 import os
 import socket
@@ -11,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sppnet.artifacts import read_json
+from sppnet.artifacts import damage_behind, read_json
 from sppnet.errors import ArtifactError
 from sppnet.tables.escape import clean
 from sppnet.tables.provenance import changes_since, read_provenance
@@ -83,12 +81,11 @@ def read_run(directory: Path, row: str = "", column: str = "", repeat: int = 0) 
     state, error_line = _state_without_marker(status)
     metrics: dict[str, float] = {}
     if (directory / "COMPLETE").exists():
-        state, error_line = "complete", None
-        try:
-            metrics = _verified_metrics(directory)
-        except (ArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            state = "damaged"
-            error_line = f"{_first_line(error)}; remove the directory and run the table's command again"
+        damage = damage_behind(directory / "COMPLETE")
+        if damage is None:
+            state, error_line, metrics = "complete", None, _finite(read_json(directory / "metrics.json"))
+        elif state != "running":  # it is being made again
+            state, error_line = "damaged", f"{clean(damage)}; the table's command makes the run again"
     return Run(
         directory=directory,
         row=row,
@@ -143,24 +140,10 @@ def _is_alive(pid: Any) -> bool:
     return True
 
 
-def _verified_metrics(directory: Path) -> dict[str, float]:
-    """Return the finite numbers of a `metrics.json` that its marker vouches for."""
-    vouched = read_json(directory / "COMPLETE")["files"]["metrics.json"]
-    content = (directory / "metrics.json").read_bytes()
-    if len(content) != vouched["bytes"] or hashlib.sha256(content).hexdigest() != vouched["sha256"]:
-        raise ArtifactError(
-            f"metrics.json ({len(content)} bytes) is not the one its COMPLETE marker vouches for "
-            f"({vouched['bytes']} bytes)"
-        )
-    values = json.loads(content)
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among a run's metrics."""
     return {
         key: float(value)
-        for key, value in values.items()
+        for key, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ArtifactError):
-        return clean(str(error))
-    return clean(f"metrics.json or COMPLETE is not readable ({type(error).__name__}: {error})")

@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from sppnet.data.records import ViewBatch
 from sppnet.models.sppnet import SppNet
 from sppnet.models.views import View
+from sppnet.run.guards import require_scores
 
 
 @final
@@ -33,6 +34,7 @@ class EvaluationTask(LightningModule):
     def test_step(self, batch: ViewBatch, batch_idx: int) -> None:
         """Score the images of one batch."""
         scores = self.view.softmax(self.net, batch.images).mean(dim=1)
+        require_scores(scores, f"test images {batch.ids.tolist()[:8]}")
         self.metrics.update(scores, batch.labels)
         self._seen.append((batch.ids.cpu(), scores.float().cpu(), batch.labels.cpu()))
 

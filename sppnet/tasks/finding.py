@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sppnet.data.window_labels import DetectionImage
 from sppnet.metrics.detection_ap import Detections, Truth, VocDetectionAP
+from sppnet.run.guards import require_scores
 from sppnet.tasks.detector import Machines, Regressors, Suppression, find_objects, move_objects
 from sppnet.windows.source import WindowSource, rows_ahead
 
@@ -50,7 +51,9 @@ def detect(
         workers: Pictures whose vectors are computed at a time.
     """
     for picture, rows in rows_ahead(source, pictures, workers=workers):
-        found, where = find_objects(picture.windows, parts.machines.scores(rows), parts.suppression)
+        scores = parts.machines.scores(rows)
+        require_scores(scores, f"windows of {picture.image}")
+        found, where = find_objects(picture.windows, scores, parts.suppression)
         if parts.regressors is not None:
             kept, place = torch.unique(where, return_inverse=True)
             vectors = pooled.rows(picture.image, picture.windows[kept])[place]

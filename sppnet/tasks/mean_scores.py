@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sppnet.errors import ArtifactError, ConfigError
 from sppnet.models.weights import read_tensors
+from sppnet.run.guards import require_scores
 from sppnet.tasks.evaluation import accuracies, errors
 
 
@@ -38,6 +39,7 @@ def read_scores(run: Path) -> Scores:
     tensors = read_tensors(file)
     if set(tensors) != {"scores", "labels"} or len(tensors["scores"]) != len(tensors["labels"]):
         raise ArtifactError(f"{file}: not a file of scores and labels; remove the run and run it again")
+    require_scores(tensors["scores"], str(run))
     return Scores(tensors["scores"], tensors["labels"])
 
 

@@ -6,7 +6,6 @@ The one training epoch collects the vectors; at its end C is chosen on the held-
 are fitted to all. What they are stands in buffers.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Literal, final
@@ -21,9 +20,9 @@ from sppnet.estimators.linear_svm import LinearSvm
 from sppnet.estimators.solve import Loss
 from sppnet.features.feature_batches import FeatureBatch
 from sppnet.metrics.average_precision import AveragePrecision, mean_ap
+from sppnet.run.guards import require_scores
 
 Measure = Literal["average_precision", "accuracy"]
-log = logging.getLogger(__name__)
 
 
 @final
@@ -115,9 +114,6 @@ class TransferTask(LightningModule):
         self.coef.copy_(fitted.coef_)
         self.intercept.copy_(fitted.intercept_)
         self.chosen_c.fill_(chosen)
-        for name, status in zip(self.classes, self.status, strict=True):
-            if status != "converged":
-                log.warning("class %s: %s", name, status)
 
     def _choose(self, features: Tensor, presence: Tensor, is_held_out: Tensor) -> tuple[float, float]:
         """Return the C that is best on held-out images, of several the smallest, and its measure."""
@@ -146,6 +142,7 @@ class TransferTask(LightningModule):
     def test_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         """Score the vectors."""
         scores = normalise(batch.features) @ self.coef.T + self.intercept
+        require_scores(scores, "test images by the SVMs")
         self._tested.append((scores, batch.presence))
 
     def on_test_epoch_end(self) -> None:
@@ -160,7 +157,7 @@ class TransferTask(LightningModule):
         if self.measure == "average_precision":
             metric = AveragePrecision(num_classes=len(self.classes))
             metric.update(scores, presence)
-            per_class = metric.compute().reshape(-1)
+            per_class = metric.compute()
             mean = mean_ap(per_class)
             measured = {"score": float(mean.value), "num_classes": float(mean.num_counted)}
             prefix = "ap"

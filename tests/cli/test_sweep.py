@@ -210,3 +210,42 @@ def test_sliding_windows_that_are_not_the_bins_are_refused_before_training(sppne
     overrides = ("pyramid.pooling=sliding", "image.size=128", "image.short_side=128", "pyramid.levels=[4,2]")
     assert sppnet(*tiny, *overrides) == 2
     assert "pyramid.pooling=sliding with regions of 128 pixels" in capfd.readouterr().err
+
+
+def flip(file: Path) -> None:
+    """Change bits in the last part of a file, and neither its size nor its name."""
+    content = bytearray(file.read_bytes())
+    for place in range(int(0.6 * len(content)), len(content), max(4, len(content) // 200)):
+        content[place] ^= 64
+    file.write_bytes(content)
+
+
+def test_a_network_damaged_behind_a_complete_cell_is_named_and_made_again(
+    sppnet, capfd, tmp_path: Path, tiny
+):
+    arguments = ["backbone=zf5", *tiny]
+    assert sppnet(*arguments) == 0
+    (network,) = (tmp_path / "runs" / "networks").iterdir()
+    (cell,) = [path for path in (tmp_path / "runs" / "single").iterdir() if path.is_dir()]
+    before = (network / "model.safetensors").read_bytes(), (cell / "scores.safetensors").read_bytes()
+    flip(network / "model.safetensors")
+    capfd.readouterr()
+    assert sppnet("status", str(tmp_path / "runs" / "single")) == 0
+    assert "damaged" in capfd.readouterr().out
+    assert sppnet(*arguments) == 0
+    assert f"damaged: {Path('runs') / 'networks' / network.name}" in capfd.readouterr().err.replace(
+        f"{tmp_path}/", ""
+    )
+    assert (network / "model.safetensors").read_bytes() == before[0]
+    flip(cell / "scores.safetensors")
+    assert sppnet("ensemble", str(cell)) == 4
+    assert sppnet(*arguments) == 0
+    assert (cell / "scores.safetensors").read_bytes() == before[1]
+
+
+def test_scores_that_are_nan_are_no_result(sppnet, capfd, tmp_path: Path, tiny):
+    # The only step makes the weights so large that activations overflow; the weights are finite.
+    overrides = ("training.epochs=1", "training.batch_size=30", "training.learning_rate=1e30")
+    assert sppnet("backbone=zf5", *tiny, *overrides) == 5
+    assert "not measured" not in capfd.readouterr().err
+    assert not list((tmp_path / "runs" / "single").glob("*/metrics.json"))

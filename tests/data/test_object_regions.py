@@ -52,11 +52,12 @@ def test_a_region_has_the_class_of_the_object_it_overlaps_most():
 
 
 def write_voc(root: Path, images: dict[str, list[tuple[str, str | None, tuple[int, int, int, int]]]]) -> None:
-    """Images of 40 x 30 with objects (name, sub-category, xmin ymin xmax ymax)."""
+    """Images of 40 x 30 with objects (name, sub-category, xmin ymin xmax ymax), and the same to test on."""
     folder = root / "VOCdevkit" / "VOC2007"
     for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (folder / name).mkdir(parents=True)
-    for image_id, objects in images.items():
+    sets = {"trainval": images, "test": {f"test_{image_id}": found for image_id, found in images.items()}}
+    for image_id, objects in (sets["trainval"] | sets["test"]).items():
         Image.new("RGB", (40, 30)).save(folder / "JPEGImages" / f"{image_id}.jpg")
         entries = "".join(
             f"<object><name>{name}</name>"
@@ -68,8 +69,8 @@ def write_voc(root: Path, images: dict[str, list[tuple[str, str | None, tuple[in
         )
         size = "<size><width>40</width><height>30</height></size>"
         (folder / "Annotations" / f"{image_id}.xml").write_text(f"<annotation>{size}{entries}</annotation>")
-    for name in ("trainval", "test"):
-        (folder / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(images))
+    for name, listed in sets.items():
+        (folder / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(listed))
 
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -99,7 +100,7 @@ def test_images_without_a_region_that_shows_an_object_do_not_train(tmp_path: Pat
     train, _, test = reader().read(tmp_path, EVERYTHING)
     assert [path.stem for path in train.paths] == ["large"]
     assert [train.classes[label] for label in train.labels] == ["dog"]  # the largest object
-    assert [path.stem for path in test.paths] == ["large", "small"]
+    assert [path.stem for path in test.paths] == ["test_large", "test_small"]
     region = train.regions.draw(0, 30, 40, torch.Generator().manual_seed(0))
     assert train.classes[region.label] == "dog"
     with pytest.raises(DataError, match=r"lower data\.reader\.min_overlap"):

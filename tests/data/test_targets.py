@@ -1,5 +1,6 @@
 """Who trains, who chooses C and who tests, of the data sets that networks are transferred to."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 
 from sppnet.data.folder import FolderReader
-from sppnet.data.shapes import ShapesPool
+from sppnet.data.shapes import ShapesPool, build_shapes
 from sppnet.data.targets import (
     PoolTarget,
     ShapesVocTarget,
@@ -224,3 +225,12 @@ def test_generated_pools_of_two_seeds_share_no_image(tmp_path: Path):
     ]
     assert len(contents[0]) == len(contents[1]) == 20
     assert not contents[0] & contents[1]
+
+
+def test_an_image_that_trains_and_tests_is_refused(tmp_path: Path, shapes_root: Path):
+    folder = build_shapes(shapes_root, per_class=1, test_per_class=1, detection_images=8, seed=0)
+    shutil.copytree(folder / "VOCdevkit", tmp_path / "VOCdevkit")
+    lists = tmp_path / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
+    (lists / "test.txt").write_text((lists / "trainval.txt").read_text().splitlines()[0] + "\n000008\n")
+    with pytest.raises(DataError, match=r"trainval and test share 1 images \(000001\)"):
+        VocTarget("VOC", str(tmp_path), "trainval", "test").read_boxes()

@@ -178,9 +178,45 @@ def test_features_of_a_diverged_net_are_refused_by_row(problem):
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_scikit_learn_accepts_it_as_an_estimator():
     reasons = {
-        "check_estimators_unfitted": "the error is a ValueError of ours: scikit-learn is no dependency",
         "check_do_not_raise_errors_in_init_or_set_params": "types are checked while testing",
-        "check_supervised_y_2d": "a matrix of targets holds signs, a column per class",
     }
     results = check_estimator(svm(), expected_failed_checks=reasons, on_fail="raise", on_skip=None)
     assert sum(result["status"] == "passed" for result in results) > 50
+
+
+@pytest.mark.parametrize("kind", [bool, int, np.uint8, np.float64])
+def test_a_matrix_without_minus_ones_is_an_indicator(problem, kind):
+    signs = np.where(problem.signs > 0, 1, -1)
+    of_signs, of_indicator = (
+        svm().fit(problem.features, signs),
+        svm().fit(problem.features, (signs > 0).astype(kind)),
+    )
+    np.testing.assert_array_equal(of_indicator.coef_, of_signs.coef_)
+    predicted = of_indicator.predict(problem.features)
+    assert set(np.unique(predicted)) == {0, 1}
+    np.testing.assert_array_equal(predicted > 0, of_signs.predict(problem.features) > 0)
+    assert of_indicator.score(problem.features, (signs > 0).astype(kind)) == (predicted == (signs > 0)).mean()
+
+
+def test_a_column_of_labels_is_a_vector_with_a_warning_and_a_column_of_signs_a_matrix(problem):
+    labels = (problem.signs[:, 0] > 0).astype(int)
+    with pytest.warns(UserWarning, match="column of labels"):
+        of_column = svm().fit(problem.features, labels[:, None])
+    np.testing.assert_array_equal(of_column.coef_, svm().fit(problem.features, labels).coef_)
+    assert svm().fit(problem.features, 2 * labels[:, None] - 1).predict(problem.features).shape == (
+        len(labels),
+        1,
+    )
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", np.longdouble, np.float16, "<u2", ">i4", bool])
+def test_numbers_that_torch_has_no_type_for_are_copied(problem, kind):
+    features = np.round(problem.features * 4).clip(0).astype(kind)
+    plain = svm().fit(features.astype(np.float64), problem.signs)
+    np.testing.assert_allclose(svm().fit(features, problem.signs).coef_, plain.coef_, atol=1e-3)
+
+
+def test_labels_of_another_number_than_rows_have_no_score(problem):
+    machine = svm().fit(problem.features, problem.signs)
+    with pytest.raises(ValueError, match="rows of features"):
+        machine.score(problem.features, problem.signs[:-1])

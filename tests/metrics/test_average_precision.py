@@ -101,8 +101,8 @@ def test_random_cases_equal_the_devkits_loop():
     random = np.random.default_rng(1)
     for _ in range(300):
         n = int(random.integers(1, 40))
-        labels = random.choice([-1, 0, 1], n).tolist()
-        scores = random.integers(0, 10, n).tolist()
+        labels = [-1, *random.choice([-1, 0, 1], n).tolist()]
+        scores = random.integers(0, 10, n + 1).tolist()
         assert ap_of(labels, scores) == pytest.approx(devkit_ap(labels, scores), abs=1e-12, nan_ok=True)
 
 
@@ -140,3 +140,31 @@ def test_a_score_that_is_nan_is_refused_with_its_class():
     metric.update(torch.tensor([[0.0, math.nan]]), torch.tensor([[1, 1]]))
     with pytest.raises(NonFiniteError, match=r"classes \[1\] are NaN"):
         metric.compute()
+
+
+def test_flags_and_unsigned_numbers_mean_absent_where_they_are_0():
+    scores, present = torch.rand(20, 3), torch.rand(20, 3) > 0.5
+    found = []
+    for labels in (present, present.to(torch.uint8), 2 * present.int() - 1):
+        metric = AveragePrecision(num_classes=3)
+        metric.update(scores, labels)
+        found.append(metric.compute().tolist())
+    assert found[0] == found[1] == found[2]
+
+
+def test_zeros_without_a_minus_one_are_refused_rather_than_left_out():
+    metric = AveragePrecision(num_classes=2)
+    metric.update(torch.rand(4, 2), torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]]))
+    with pytest.raises(DataError, match="counts neither way"):
+        metric.compute()
+
+
+def test_scores_of_other_classes_are_refused():
+    with pytest.raises(ValueError, match="expected a row an image"):
+        AveragePrecision(num_classes=2).update(torch.rand(5, 3), torch.ones(5, 3, dtype=torch.int8))
+
+
+def test_one_class_has_a_vector_of_one_number():
+    metric = AveragePrecision(num_classes=1)
+    metric.update(torch.tensor([[0.9], [0.1]]), torch.tensor([[1], [-1]]))
+    assert metric.compute().tolist() == [1]

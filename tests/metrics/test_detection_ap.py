@@ -266,3 +266,7 @@ def test_the_order_in_which_images_come_is_of_no_matter():
     for number in [*random.permutation(20).tolist(), 4, 11]:
         shuffled.update(number, *images[number])
     assert shuffled.compute().tolist() == straight.compute().tolist()
+
+
+def test_one_class_has_a_vector_of_one_number():
+    assert metric_of((detections((SAME, 0.9)), truth((SAME,)))).compute().tolist() == [1]

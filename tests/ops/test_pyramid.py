@@ -50,8 +50,8 @@ def test_gradients_equal_those_of_adaptive_pooling(levels):
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-12)
 
 
-def test_a_map_smaller_than_the_pyramid_names_the_setting_to_change():
-    with pytest.raises(ValueError, match=r"4 x 9 cells.*6 x 6.*view.short_side"):
+def test_a_map_smaller_than_the_pyramid_says_what_to_take_instead():
+    with pytest.raises(ValueError, match=r"4 x 9 cells.*6 x 6.*a coarser pyramid"):
         pool_pyramid(torch.rand(1, 1, 4, 9), [6])
 
 

@@ -24,6 +24,7 @@ from sppnet.artifacts import (
     write_named_by_digest,
 )
 from sppnet.errors import ArtifactError, ResourceError
+from sppnet.models.weights import read_part, save_part
 
 WRITER = """
 import sys
@@ -171,3 +172,18 @@ def test_a_lock_that_is_a_symbolic_link_is_not_followed(tmp_path: Path):
     with pytest.raises(ResourceError, match="lock"):
         lock_file(tmp_path / "lock")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_damaged_part_is_none_and_said_and_the_next_one_takes_its_place(tmp_path: Path, caplog):
+    place = tmp_path / "checkpoint-100.safetensors"
+    assert read_part(place) is None
+    save_part({"boxes": torch.ones(3)}, place)
+    save_part({"boxes": torch.zeros(3)}, place)
+    (file,) = tmp_path.iterdir()
+    assert read_part(place)["boxes"].tolist() == [0, 0, 0]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 64
+    file.write_bytes(content)
+    assert read_part(place) is None
+    assert "made again" in caplog.text
+    assert read_part(tmp_path / "checkpoint-10.safetensors") is None

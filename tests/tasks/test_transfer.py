@@ -258,9 +258,9 @@ def test_an_image_of_difficult_objects_only_neither_trains_nor_counts_for_that_c
 
 def test_a_class_nobody_shows_is_reported_and_left_out_of_the_mean(overlapping: Problem, tmp_path, caplog):
     presence = torch.cat([overlapping.presence, torch.full((150, 1), -1, dtype=torch.int8)], dim=1)
-    with caplog.at_level(logging.WARNING, "sppnet.tasks.transfer"):
+    with caplog.at_level(logging.WARNING, "sppnet.estimators.linear_svm"):
         task, metrics = Problem(overlapping.vectors, presence, 50, 30, tmp_path).run(svm_c=CANDIDATES)
-    assert "class d: no positives" in caplog.text
+    assert "class 3, svm_c=1: no positives" in caplog.text
     assert task.status == ["converged"] * 3 + ["no positives"]
     assert (task.coef[3] == 0).all()
     _, three = overlapping.run(svm_c=CANDIDATES)
