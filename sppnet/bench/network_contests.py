@@ -23,10 +23,9 @@ from sppnet.bench.rows import Contest
 from sppnet.data.images import resize_short_side
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.models.initialise import GaussianInit
-from sppnet.models.map_views import ManyViews
+from sppnet.models.map_views import ManyViews, maps_of_both
 from sppnet.models.normalise import InputNorm
 from sppnet.models.sppnet import SppNet
-from sppnet.models.views import maps_of_both
 from sppnet.ops.warp import warp_windows
 from sppnet.ops.window_pooling import pool_windows
 from sppnet.ops.windows import choose_scale, map_cells, scale_windows
