@@ -95,10 +95,7 @@ class LayeredBackbone(Backbone):
         return outputs
 
 
-_NORMS: dict[str, type[LocalResponseNorm] | type[WithinChannelNorm]] = {
-    "across": LocalResponseNorm,
-    "within": WithinChannelNorm,
-}
+_NORMS = {"across": LocalResponseNorm, "within": WithinChannelNorm}
 _KEYS = {
     "conv": {"conv", "kernel", "stride", "padding"},
     "pool": {"pool", "stride", "ceil"},
