@@ -6,27 +6,20 @@ both results are compared: a fast wrong answer does not count.
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sppnet.bench import Contest
-from sppnet.bench.detection_contests import (
-    spp_maps_vs_rcnn,
-    spp_maps_vs_rcnn_five,
-    spp_vs_rcnn,
-    spp_vs_rcnn_five,
-)
-from sppnet.bench.mining_contest import hard_negatives
-from sppnet.bench.svm_contests import svm_dual, svm_primal
-from sppnet.bench.views_contest import many_views
+from sppnet.bench.network_contests import convolutions, many_views, windows_to_fc7, zf5_layers
+from sppnet.bench.rows import Contest
+from sppnet.bench.svm_contests import hard_negatives, one_vs_rest
 from sppnet.bench.window_contests import suppress, window_pooling
 from sppnet.models.backbones import LayeredBackbone
 from sppnet.ops.lrn import local_response_norm
 from sppnet.ops.pyramid import pool_pyramid
 
 _LEVELS = (6, 3, 2, 1)
+_ONE_SCALE, _FIVE_SCALES = (688,), (480, 576, 688, 864, 1200)
 # AlexNet's
 _SIZE, _ALPHA, _BETA, _K = 5, 1e-4, 0.75, 2.0
 
@@ -51,16 +44,7 @@ def _lrn(shape: tuple[int, int, int, int], backward: bool) -> Contest:
 def _trunk(shape: tuple[int, int, int, int], backward: bool) -> Contest:
     """ZF-5 with normalisation across channels, because stock modules know no other."""
     norm = {"lrn": "across", "size": _SIZE, "alpha": _ALPHA, "beta": _BETA, "k": _K}
-    pool = {"pool": 3, "stride": 2, "ceil": True}
-    last: list[dict[str, Any]] = [
-        {"conv": width, "kernel": 3, "stride": 1, "padding": 1} for width in (384, 384, 256)
-    ]
-    rows: list[dict[str, Any]] = [
-        *({"conv": 96, "kernel": 7, "stride": 2, "padding": 1}, norm, pool),
-        *({"conv": 256, "kernel": 5, "stride": 2, "padding": 0}, norm, pool),
-        *last,
-    ]
-    ours = LayeredBackbone(name="ZF-5", layers=rows, width=1.0)
+    ours = LayeredBackbone(name="ZF-5", layers=zf5_layers(norm), width=1.0)
     stock = nn.Sequential(*(_stock(layer) for layer in ours.trunk.children()))
     ours = ours.to(memory_format=torch.channels_last)
     return _contest(ours, stock, _activations(*shape), backward)
@@ -121,13 +105,13 @@ CONTESTS: dict[str, Callable[[], Contest]] = {
     "window_pooling": window_pooling,
     "suppress": suppress,
     "many_views": many_views,
-    "svm_primal": svm_primal,
-    "svm_dual": svm_dual,
+    "svm_primal": lambda: one_vs_rest(4096),
+    "svm_dual": lambda: one_vs_rest(12800),
     "svm_hard_negatives": hard_negatives,
-    "spp_vs_rcnn": spp_vs_rcnn,
-    "spp_vs_rcnn_five": spp_vs_rcnn_five,
-    "spp_maps_vs_rcnn": spp_maps_vs_rcnn,
-    "spp_maps_vs_rcnn_five": spp_maps_vs_rcnn_five,
+    "spp_vs_rcnn": lambda: windows_to_fc7(_ONE_SCALE),
+    "spp_vs_rcnn_five": lambda: windows_to_fc7(_FIVE_SCALES),
+    "spp_maps_vs_rcnn": lambda: convolutions(_ONE_SCALE),
+    "spp_maps_vs_rcnn_five": lambda: convolutions(_FIVE_SCALES),
     "trunk": lambda: _trunk((1, 3, 688, 917), backward=False),
     "trunk_backward": lambda: _trunk((8, 3, 224, 224), backward=True),
 }

@@ -3,13 +3,13 @@
 import importlib.util
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sppnet.errors import ConfigError
 
-if TYPE_CHECKING:  # imports torch
-    from sppnet.bench import Contest
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # name -> what is compared; the work itself is in contests.py, under the same names
 ROWS = {
@@ -31,6 +31,24 @@ ROWS = {
     "trunk_backward": "the same on 8 images of 224x224, forward and backward",
 }
 _FEW = 3  # repetitions of work that is its own warm-up
+
+
+class Contest(NamedTuple):
+    """What a benchmark row compares.
+
+    Attributes:
+        ours: Our way.
+        peer: The other.
+        difference: By how much the results differ, relative to the largest number.
+        peer_scale: How many times its work the peer would have to do, where it is given a part of ours.
+        repetitions: Of each side; with three or fewer none is for warming up.
+    """
+
+    ours: "Callable[[], Tensor]"
+    peer: "Callable[[], Tensor]"
+    difference: float
+    peer_scale: float = 1.0
+    repetitions: int = 7
 
 
 class BenchRow(NamedTuple):
@@ -82,7 +100,7 @@ def run_bench(rows: Sequence[str]) -> list[BenchRow]:
         torch.set_num_threads(threads)
 
 
-def _timed(name: str, contest: "Contest") -> BenchRow:
+def _timed(name: str, contest: Contest) -> BenchRow:
     times: dict[str, list[float]] = {"ours": [], "peer": []}
     warms_up = contest.repetitions > _FEW
     for repetition in range(contest.repetitions + warms_up):

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from sppnet.bench import Contest
+from sppnet.bench.rows import Contest
 from sppnet.ops.suppression import suppress_per_class
 from sppnet.ops.window_pooling import pool_windows
 

@@ -7,19 +7,10 @@ from pathlib import Path
 
 from sppnet.artifacts import write_text
 from sppnet.errors import ConfigError
-from sppnet.tables import (
-    Table,
-    draw_curves,
-    picture_of,
-    print_table,
-    publish,
-    read_table,
-    table_directories,
-    to_csv,
-    to_json,
-    to_latex,
-    to_markdown,
-)
+from sppnet.tables.publish import publish
+from sppnet.tables.render import to_csv, to_json, to_latex, to_markdown
+from sppnet.tables.results import read_table, table_directories
+from sppnet.tables.table import Table
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,9 +35,11 @@ def main(argv: Sequence[str]) -> int:
         for file in _publish(tables[0], directories[0], arguments.publish):
             print(file)
     elif arguments.format == "terminal" and arguments.out is None:
+        from sppnet.tables.terminal import print_table
+
         for position, table in enumerate(tables):
             print("\n" if position else "", end="")
-            print_table(table, picture=draw_curves(table, picture_of(directories[position], table)))
+            print_table(table, directories[position])
     else:
         text = _text(tables, arguments.format, is_list=directories != [arguments.directory])
         _write(text, arguments.out)

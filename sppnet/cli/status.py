@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sppnet.cli.report import add_table_arguments
-from sppnet.tables import Run, Table, read_table, table_directories
+from sppnet.tables.results import read_table, table_directories
+from sppnet.tables.table import Run, Table
 
 _Line = tuple[str, str, str, str]
 

@@ -42,14 +42,10 @@ class BoxRegressor:
         ridge: Weight of the squared weights against the squared errors, positive (R-CNN's lambda: 1000); None
             of one that is not to be fitted.
 
-    Attributes:
-        status_: "fitted", or "no samples", where every window is predicted to stay as it is.
-
     Raises:
         ConfigError: `ridge` is not positive and finite.
     """
 
-    status_: Literal["fitted", "no samples"]
     _state: BoxRegressorState
 
     def __init__(self, *, ridge: float | None) -> None:
@@ -60,12 +56,14 @@ class BoxRegressor:
     @classmethod
     def from_state(cls, state: BoxRegressorState) -> "BoxRegressor":
         """Make the regressor that `state` was taken from; it moves windows, and is not fitted again."""
-        return cls(ridge=None)._with_state(state)
+        regressor = cls(ridge=None)
+        regressor._state = state
+        return regressor
 
-    def _with_state(self, state: BoxRegressorState) -> "BoxRegressor":
-        self._state = state
-        self.status_ = "fitted" if state.num_windows else "no samples"
-        return self
+    @property
+    def status_(self) -> Literal["fitted", "no samples"]:
+        """Where there were "no samples", every window is predicted to stay as it is."""
+        return "fitted" if self._state.num_windows else "no samples"
 
     def state(self) -> BoxRegressorState:
         """Plain tensors to be written to a file."""
@@ -100,7 +98,7 @@ class BoxRegressor:
         num_windows = torch.tensor(len(features))
         if num_windows == 0:
             zeros = features.new_zeros(features.shape[1] + 1, 4, dtype=torch.float64)
-            fitted = BoxRegressorState(zeros[:-1], zeros[-1], num_windows)
+            self._state = BoxRegressorState(zeros[:-1], zeros[-1], num_windows)
         else:
             device = features.device
             offsets = encode_offsets(windows.to(device).double(), truth.to(device).double())
@@ -108,8 +106,8 @@ class BoxRegressor:
             whiten, unwhiten = _whitening(offsets - mean)
             solve = _solve_dual if features.shape[0] < features.shape[1] else _solve_primal
             solution = solve(read_features(features, None), (offsets - mean) @ whiten, self.ridge) @ unwhiten
-            fitted = BoxRegressorState(solution[:-1], solution[-1] + mean, num_windows)
-        return self._with_state(fitted)
+            self._state = BoxRegressorState(solution[:-1], solution[-1] + mean, num_windows)
+        return self
 
     def predict(self, features: Float[Tensor, "n d"], windows: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
         """Move windows to where the objects are likely to end; the result may leave the image.

@@ -15,7 +15,7 @@ Axes: n rows, d features, k classes.
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from torch import Tensor
 
 from sppnet.errors import ArtifactError, ConfigError
 from sppnet.estimators.arrays import read_features
-from sppnet.estimators.dual_solver import DualSolver
 from sppnet.estimators.linear_svm import Status
+from sppnet.estimators.margin_loss import check_parameters
 from sppnet.estimators.row_cache import RowCache
 from sppnet.estimators.solve import Loss
 
+_MAX_PASSES = 5000  # of a training over a class's rows; a hundred are usual for a gap of 1e-4
 _STAGES = ("positives", "mining", "finished")
 
 _log = logging.getLogger(__name__)
@@ -101,13 +102,9 @@ class HardNegativeSvm:
             )
         if min(retrain_after, workers - 1) < 0:
             raise ConfigError(f"retrain_after={retrain_after} must be 0 or more, workers={workers} 1 or more")
-        self._solver = DualSolver(
-            svm_c=svm_c,
-            loss=loss,
-            bias_multiplier=bias_multiplier,
-            positive_weight=positive_weight,
-            tolerance=tolerance,
-        )
+        self.svm_c, self.loss, self.tolerance = svm_c, loss, tolerance
+        self.bias_multiplier, self.positive_weight = bias_multiplier, positive_weight
+        check_parameters(vars(self))
         self.hard_above, self.evict_below, self.retrain_after = hard_above, evict_below, retrain_after
         self._cache = RowCache(max_rows=max_rows, num_features=num_features, num_classes=num_classes)
         self.coef = torch.zeros(num_classes, num_features)
@@ -124,7 +121,7 @@ class HardNegativeSvm:
         """Per class "converged", "not converged", "no positives" or "no negatives"."""
         untrained: dict[bool, Status] = {True: "no negatives", False: "no positives"}
         trained: dict[bool, Status] = {True: "converged", False: "not converged"}
-        is_good = self.gap <= self._solver.tolerance
+        is_good = self.gap <= self.tolerance
         each = zip(self._is_trained, is_good.tolist(), self._cache.has(+1).tolist(), strict=True)
         return [trained[good] if done else untrained[has] for done, good, has in each]
 
@@ -195,9 +192,9 @@ class HardNegativeSvm:
         self._cache.hold(chosen, names[taken], -wanted[taken].astype(np.int8))
         self._num_added += wanted.sum(axis=0)
         due = np.where(self._is_trained, self._num_added > self.retrain_after, self._num_added > 0)
-        for label, scored in self._train(np.flatnonzero(due)).items():
-            is_easy = (self._cache.signs[scored.slots, label] < 0) & (scored.scores < self.evict_below)
-            self._cache.give_up(scored.slots[is_easy], label)
+        for label, (slots, scored) in self._train(np.flatnonzero(due)).items():
+            is_easy = (self._cache.signs[slots, label] < 0) & (scored < self.evict_below)
+            self._cache.give_up(slots[is_easy], label)
 
     def finish(self) -> None:
         """Train every class for the last time, on what it holds; it gives up nothing more.
@@ -210,9 +207,7 @@ class HardNegativeSvm:
         self._train(np.flatnonzero(self._cache.has(+1) & self._cache.has(-1)))
         for label, status in enumerate(self.status):
             if status == "not converged":
-                _log.warning(
-                    "class %d: relative gap %.0e above %g", label, self.gap[label], self._solver.tolerance
-                )
+                _log.warning("class %d: relative gap %.0e above %g", label, self.gap[label], self.tolerance)
 
     def state(self) -> dict[str, Tensor]:
         """Everything but the rows, as tensors that go into a file: 9 k + 8 bytes a row, and the weights."""
@@ -253,25 +248,33 @@ class HardNegativeSvm:
         self._is_trained[:] = state["is_trained"].cpu().numpy()
         self.num_dropped, self._stage = int(state["num_dropped"]), _STAGES[int(state["stage"])]
 
-    def _train(self, labels: NDArray[np.int64]) -> dict[int, "_Scored"]:
-        """Solve these classes; the rows of each, with new scores."""
+    def _train(self, labels: NDArray[np.int64]) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Solve these classes; the slots of each one's rows, and their new scores."""
         with ThreadPoolExecutor(max(1, min(self._workers, len(labels)))) as pool:
             return dict(zip(labels.tolist(), pool.map(self._train_class, labels.tolist()), strict=True))
 
-    def _train_class(self, label: int) -> "_Scored":
+    def _train_class(self, label: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        from sppnet.estimators.dual_kernels import solve_dual  # numba, half a second
+
         cache = self._cache
         slots = np.flatnonzero(cache.signs[: cache.size, label])
-        found = self._solver.solve(cache.rows, slots, cache.signs[slots, label], cache.duals[slots, label])
-        cache.duals[slots, label] = found.duals
-        self.coef[label] = torch.from_numpy(found.weights)
-        self.intercept[label], self.gap[label] = found.intercept, found.gap
+        signs, duals = cache.signs[slots, label].astype(np.float64), cache.duals[slots, label]
+        costs = self.svm_c * np.where(signs > 0, self.positive_weight, 1.0)
+        limits = costs, np.zeros_like(costs)
+        if self.loss == "squared_hinge":
+            limits = np.full_like(costs, np.inf), 0.5 / costs
+        bias, tolerance = float(self.bias_multiplier), float(self.tolerance)
+        weights, scores, gap = solve_dual(
+            cache.rows, slots, signs, duals, limits, bias, tolerance, _MAX_PASSES
+        )
+        cache.duals[slots, label] = duals
+        self.coef[label] = torch.from_numpy(weights[:-1])
+        self.intercept[label], self.gap[label] = bias**2 * weights[-1], gap
         self._num_added[label], self._is_trained[label] = 0, True
-        return _Scored(slots, found.scores)
+        return slots, scores
 
     def _scores(self, rows: Float[Tensor, "n d"]) -> NDArray[np.floating]:
-        scores = torch.addmm(self.intercept.to(rows), rows, self.coef.to(rows).T)
-        result: NDArray[np.floating] = scores.cpu().numpy()
-        return result
+        return np.asarray(torch.addmm(self.intercept.to(rows), rows, self.coef.to(rows).T).cpu())
 
     def _require_rows(self, rows: Tensor, ids: Tensor, others: Tensor) -> NDArray[np.int64]:
         names: NDArray[np.int64] = ids.cpu().numpy().astype(np.int64)
@@ -290,11 +293,3 @@ class HardNegativeSvm:
             raise ConfigError(
                 f"{call} while {self._stage!r}: first add_positives, then see for every image, then finish"
             )
-
-
-@final
-class _Scored(NamedTuple):
-    """The rows of a class after its training."""
-
-    slots: NDArray[np.int64]
-    scores: NDArray[np.float64]

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sppnet.errors import ConfigError
-from sppnet.estimators.arrays import as_kind_of, read_features
+from sppnet.estimators.arrays import OneVsRest, as_kind_of, read_features, read_signs
 from sppnet.estimators.margin_loss import check_parameters
-from sppnet.estimators.signs import OneVsRest, read_signs
 from sppnet.estimators.solve import Loss, SvmSolver
 
 Status = Literal["converged", "not converged", "no positives", "no negatives", "no samples"]
@@ -109,7 +108,10 @@ class LinearSvm:
 
     def decision_function(self, X: Any) -> Any:
         """Scores, n x k; n for a single class made of a vector of labels. The kind is that of `X`."""
-        _check_is_fitted(self)
+        if not self.__sklearn_is_fitted__():
+            # Scikit-learn expects its own class, where it is in use.
+            kind = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", NotFittedError)
+            raise kind("This LinearSvm instance is not fitted yet: call fit first")
         features = read_features(X, None)
         if features.shape[1] != self.n_features_in_:
             raise ValueError(
@@ -192,62 +194,51 @@ _PARAMETERS = [name for name in inspect.signature(LinearSvm).parameters if name 
 def _fit_each(
     svm: LinearSvm, X: Any, y: Any, svm_c: Sequence[float], init: tuple[Any, Any]
 ) -> Iterator[LinearSvm]:
-    for value in svm_c:
-        check_parameters(
-            loss=svm.loss,
-            svm_c=value,
-            positive_weight=svm.positive_weight,
-            tolerance=svm.tolerance,
-            bias_multiplier=svm.bias_multiplier,
-        )
+    machines = [LinearSvm(**(svm.get_params() | {"svm_c": value})) for value in svm_c]
+    for machine in machines:
+        check_parameters(vars(machine))
     features = read_features(X, svm.device)
     targets = read_signs(y, features)
     signs = targets.signs
     has_both = (signs > 0).any(1) & (signs < 0).any(1)
     solver = SvmSolver(features, svm.bias_multiplier, int(has_both.sum())) if has_both.any() else None
-    vectors = _start(svm, features, init)[has_both] if init[0] is not None else None
+    vectors = None
+    if init[0] is not None:
+        coef, bias = (torch.as_tensor(part).to(features)[has_both] for part in init)
+        vectors = torch.cat([coef, bias.unsqueeze(1) / (svm.bias_multiplier or 1.0)], 1)
     weights = torch.where(signs > 0, svm.positive_weight, 1.0).to(signs) * signs.abs()
-    for value in svm_c:
+    for machine in machines:
         gap = features.new_zeros(len(signs), dtype=torch.float64)
         full = features.new_zeros(len(signs), features.shape[1] + 1)
         if solver is not None:
+            costs = machine.svm_c * weights[has_both]
             found = solver.solve(
-                signs[has_both],
-                value * weights[has_both],
-                loss=svm.loss,
-                tolerance=svm.tolerance,
-                start=vectors,
+                signs[has_both], costs, loss=svm.loss, tolerance=svm.tolerance, start=vectors
             )
             vectors = found.vectors
             full[has_both], gap[has_both] = vectors.to(full.dtype), found.gap
-        yield _fitted(svm, value, targets, full, gap, X)
+        _set_fitted(machine, targets, full, gap, X)
+        yield machine
 
 
-def _fitted(
-    svm: LinearSvm,
-    svm_c: float,
-    targets: OneVsRest,
-    vectors: Float[Tensor, "k p"],
-    gap: Float[Tensor, " k"],
-    X: Any,
-) -> LinearSvm:
-    """A machine with these weights, given as the kind of array that the features are."""
-    fitted = LinearSvm(**(svm.get_params() | {"svm_c": svm_c}))
+def _set_fitted(
+    fitted: LinearSvm, targets: OneVsRest, vectors: Float[Tensor, "k p"], gap: Float[Tensor, " k"], X: Any
+) -> None:
+    """Give a machine its weights, as the kind of array that the features are."""
     signs = targets.signs
     constant = (signs > 0).any(1).to(vectors) - (signs < 0).any(1).to(vectors)  # 0 if there are both
     fitted.classes_ = targets.classes
     fitted.n_features_in_ = vectors.shape[1] - 1
     fitted.coef_ = as_kind_of(vectors[:, :-1].contiguous(), X)
-    fitted.intercept_ = as_kind_of(svm.bias_multiplier * vectors[:, -1] + constant, X)
+    fitted.intercept_ = as_kind_of(fitted.bias_multiplier * vectors[:, -1] + constant, X)
     fitted.gap_ = as_kind_of(gap, X)
     fitted.status_ = [
-        _status(row, float(reached), svm.tolerance) for row, reached in zip(signs, gap, strict=True)
+        _status(row, float(reached), fitted.tolerance) for row, reached in zip(signs, gap, strict=True)
     ]
     fitted._absent = targets.absent
     for name, status, reached in zip(targets.classes, fitted.status_, gap.tolist(), strict=False):
         if status != "converged":
-            _log.warning("class %s, svm_c=%g: %s (relative gap %.0e)", name, svm_c, status, reached)
-    return fitted
+            _log.warning("class %s, svm_c=%g: %s (relative gap %.0e)", name, fitted.svm_c, status, reached)
 
 
 def _status(signs: Float[Tensor, " n"], gap: float, tolerance: float) -> Status:
@@ -258,17 +249,3 @@ def _status(signs: Float[Tensor, " n"], gap: float, tolerance: float) -> Status:
     if not (signs < 0).any():
         return "no negatives"
     return "converged" if gap <= tolerance else "not converged"
-
-
-def _start(svm: LinearSvm, features: Float[Tensor, "n d"], init: tuple[Any, Any]) -> Float[Tensor, "k p"]:
-    """Vectors of given weights and biases."""
-    weights, bias = (torch.as_tensor(part).to(features) for part in init)
-    scale = svm.bias_multiplier or 1.0
-    return torch.cat([weights, bias.unsqueeze(1) / scale], 1)
-
-
-def _check_is_fitted(svm: LinearSvm) -> None:
-    if not svm.__sklearn_is_fitted__():
-        # Scikit-learn expects its own class, where it is in use.
-        kind = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", NotFittedError)
-        raise kind("This LinearSvm instance is not fitted yet: call fit first")

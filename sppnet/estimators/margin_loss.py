@@ -11,7 +11,8 @@ multipliers; solve.py). The alpha of the maximum is the row's dual variable.
 Axes: k classes, n rows.
 """
 
-from typing import NamedTuple, final
+from collections.abc import Mapping
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -94,18 +95,19 @@ def smoothed_hinge(
     return MarginLoss(signs, sharpness * weights, weights, shift)
 
 
-def check_parameters(
-    *, loss: str, svm_c: float, positive_weight: float, tolerance: float, bias_multiplier: float
-) -> None:
+def check_parameters(numbers: Mapping[str, Any]) -> None:
     """Refuse an SVM's numbers that are out of range, whoever solves it.
+
+    Args:
+        numbers: By name, those of `LinearSvm` and any others.
 
     Raises:
         ConfigError: Names the number.
     """
-    if loss not in ("squared_hinge", "hinge"):
-        raise ConfigError(f"loss={loss!r} is neither 'squared_hinge' nor 'hinge'")
-    for name, value in (("svm_c", svm_c), ("positive_weight", positive_weight), ("tolerance", tolerance)):
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name}={value} must be positive and finite")
-    if not 0 <= bias_multiplier < float("inf"):
-        raise ConfigError(f"bias_multiplier={bias_multiplier} must be finite, and 0 or positive")
+    if numbers["loss"] not in ("squared_hinge", "hinge"):
+        raise ConfigError(f"loss={numbers['loss']!r} is neither 'squared_hinge' nor 'hinge'")
+    for name in ("svm_c", "positive_weight", "tolerance"):
+        if not 0 < numbers[name] < float("inf"):
+            raise ConfigError(f"{name}={numbers[name]} must be positive and finite")
+    if not 0 <= numbers["bias_multiplier"] < float("inf"):
+        raise ConfigError(f"bias_multiplier={numbers['bias_multiplier']} must be finite, and 0 or positive")

@@ -160,10 +160,10 @@ def _line(ended: Ended) -> str:
 
 
 def _print_table(table_dir: Path, group: str) -> None:
-    from sppnet.tables import draw_curves, picture_of, print_table, read_table
+    from sppnet.tables.results import read_table
+    from sppnet.tables.terminal import print_table
 
-    table = read_table(table_dir, group)
-    print_table(table, picture=draw_curves(table, picture_of(table_dir, table)))
+    print_table(read_table(table_dir, group), table_dir)
 
 
 def _end(cells: Sequence[PlannedRun], errors: dict[Path, RunError]) -> None:

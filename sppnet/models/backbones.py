@@ -6,7 +6,7 @@ other topology is a torchvision model, cut at a named layer.
 Axes: n images, c channels, h w pixels or cells.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, final
 
@@ -83,18 +83,19 @@ class LayeredBackbone(Backbone):
         maps: Tensor = self.trunk(images)
         return maps
 
-    def _activations(self, images: Tensor, module: str) -> Tensor:
+    def _outputs(self, images: Tensor, modules: Set[str]) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = {}
         for name, layer in self.trunk.named_children():
-            images = layer(images)
-            if name == module:
+            if len(outputs) == len(modules):
                 break
-        return images
+            images = layer(images)
+            if name in modules:
+                # Copied where the pass goes on, because an in-place ReLU behind a layer would change it.
+                outputs[name] = images.clone() if len(outputs) + 1 < len(modules) else images
+        return outputs
 
 
-_NORMS: dict[str, type[LocalResponseNorm] | type[WithinChannelNorm]] = {
-    "across": LocalResponseNorm,
-    "within": WithinChannelNorm,
-}
+_NORMS = {"across": LocalResponseNorm, "within": WithinChannelNorm}
 _KEYS = {
     "conv": {"conv", "kernel", "stride", "padding"},
     "pool": {"pool", "stride", "ceil"},
@@ -163,17 +164,22 @@ class TorchvisionBackbone(Backbone):
         maps: Tensor = self.trunk(images)["maps"]
         return maps
 
-    def _activations(self, images: Tensor, module: str) -> Tensor:
-        # Stopped at the layer, because an in-place ReLU behind it would change what it returned.
+    def _outputs(self, images: Tensor, modules: Set[str]) -> dict[str, Tensor]:
+        wanted = {self._nodes[module] for module in modules}
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
+        found: dict[str, fx.Node] = {}
         for node in self._graph.nodes:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-            if node.name == self._nodes[module]:
-                graph.output(copies[node])
-                break
-        maps: Tensor = fx.Interpreter(self.trunk, graph=graph).run(images)
-        return maps
+            if node.name in wanted:
+                found[node.name] = copies[node]
+                if len(found) == len(wanted):
+                    break
+                # Copied where the pass goes on, because an in-place ReLU behind a layer would change it.
+                found[node.name] = graph.call_function(torch.clone, (copies[node],))
+        graph.output({module: found[self._nodes[module]] for module in modules})
+        outputs: dict[str, Tensor] = fx.Interpreter(self.trunk, graph=graph).run(images)
+        return outputs
 
 
 def _built(name: str, model: str, weights: str | None) -> tuple[Sequence[float], Sequence[float], nn.Module]:

@@ -6,10 +6,9 @@ The maps of a whole image and of its mirror image are computed once a scale, and
 them: what a window sees of its surroundings is the image, where a crop sees zeros.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from sppnet.errors import ConfigError
 from sppnet.models.sppnet import SppNet
-from sppnet.models.views import maps_of_both, require_room, softmax_of
+from sppnet.models.views import OneSideView, require_room
+from sppnet.ops.boxes import flip_boxes
 from sppnet.ops.crops import ten_windows
 from sppnet.ops.window_pooling import pool_windows
 from sppnet.ops.windows import CellMapping, map_cells
@@ -25,29 +25,16 @@ from sppnet.ops.windows import CellMapping, map_cells
 
 @final
 @dataclass(frozen=True)
-class TenMapView:
+class TenMapView(OneSideView):
     """The ten views as windows on the maps of the image and of its mirror image (§3.1.5).
 
     Args:
-        short_side: Of the resized image, pixels.
-        size: Side of the windows, pixels.
         mapping: How a window becomes cells (Appendix A).
     """
 
-    short_side: int
-    size: int
     mapping: CellMapping
 
-    num_views = 10
-    is_square = False
-
-    def __post_init__(self) -> None:
-        require_room("ten_map", self.size, self.short_side)
-
-    @property
-    def short_sides(self) -> tuple[int, ...]:
-        """The one short side."""
-        return (self.short_side,)
+    name, num_views, is_square = "ten_map", 10, False
 
     def cut(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "1 3 h w"]:
         """All of it."""
@@ -58,7 +45,7 @@ class TenMapView:
         whole = images[0][:, 0].float()
         windows = ten_windows(whole.shape[2], whole.shape[3], self.size)
         pooled = _pool_both(net, maps_of_both(net, whole), windows, whole.shape[3], self.mapping)
-        return softmax_of(net, pooled)
+        return _softmax_of(net, pooled)
 
 
 @final
@@ -110,7 +97,7 @@ class ManyViews:
     def softmax(self, net: SppNet, images: Sequence[Tensor]) -> Float[Tensor, "n views classes"]:
         """Scores of all windows, then of the full image and its mirror image."""
         pooled = torch.cat(list(self._pooled(net, images)), dim=1)
-        return softmax_of(net, pooled)
+        return _softmax_of(net, pooled)
 
     def _pooled(self, net: SppNet, images: Sequence[Tensor]) -> Iterator[Tensor]:
         full: list[Tensor] = []
@@ -125,13 +112,6 @@ class ManyViews:
         yield from full
 
 
-class _Grid(NamedTuple):
-    """Offsets of windows along both sides, pixels."""
-
-    tops: list[int]
-    lefts: list[int]
-
-
 def grid_windows(height: int, width: int, size: int) -> Int[Tensor, "v 4"]:
     """Windows at the centre, the corners and the middles of the sides (§3.1.5).
 
@@ -144,28 +124,38 @@ def grid_windows(height: int, width: int, size: int) -> Int[Tensor, "v 4"]:
         Inclusive x1 y1 x2 y2, row by row: nine, or three along the long side of an image as short as
         a window.
     """
-    grid = _Grid(*([0, (side - size) // 2, side - size] for side in (height, width)))
-    if min(height, width) == size:
-        grid = grid._replace(tops=[0]) if height <= width else grid._replace(lefts=[0])
-    return torch.tensor(
-        [[x, y, x + size - 1, y + size - 1] for y, x in itertools.product(grid.tops, grid.lefts)]
-    )
+    tops, lefts = ([0, (side - size) // 2, side - size] for side in (height, width))
+    if size == height <= width:
+        tops = [0]
+    elif size == width:
+        lefts = [0]
+    return torch.tensor([[x, y, x + size - 1, y + size - 1] for y in tops for x in lefts])
 
 
 def _pool_both(
     net: SppNet, maps: Tensor, windows: Tensor, width: int, mapping: CellMapping
 ) -> Float[Tensor, "n views features"]:
     """Pool windows on the maps of images, and mirrored ones on those of their mirror images."""
-    mirrored = windows.clone()
-    mirrored[:, 0], mirrored[:, 2] = width - 1 - windows[:, 2], width - 1 - windows[:, 0]
     map_size = (maps.shape[-2], maps.shape[-1])
     field = net.backbone.receptive_field
-    cells = [
-        map_cells(side.float(), field, map_size, mapping).to(maps.device) for side in (windows, mirrored)
-    ]
+    sides = windows.float(), flip_boxes(windows.float(), width)
+    cells = [map_cells(side, field, map_size, mapping).to(maps.device) for side in sides]
     pooled = [
         pool_windows(one, of_side, net.levels)
         for both in maps
         for one, of_side in zip(both, cells, strict=True)
     ]
     return torch.stack(pooled).reshape(len(maps), 2 * len(windows), -1)
+
+
+def maps_of_both(net: SppNet, images: Tensor) -> Float[Tensor, "n 2 c h w"]:
+    """Maps of images and of their mirror images, computed together."""
+    both = torch.stack([images, images.flip(-1)], dim=1)
+    maps = net.maps(both.flatten(0, 1))
+    return maps.reshape(*both.shape[:2], *maps.shape[1:])
+
+
+def _softmax_of(net: SppNet, pooled: Float[Tensor, "n v features"]) -> Float[Tensor, "n v classes"]:
+    """Softmax scores of pooled views."""
+    scores: Tensor = net.head(pooled.flatten(0, 1)).softmax(dim=1)
+    return scores.reshape(*pooled.shape[:2], -1)

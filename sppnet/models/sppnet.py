@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from sppnet.errors import ConfigError
 from sppnet.models.initialise import Init
-from sppnet.models.layers import activations_of
 from sppnet.models.normalise import InputNorm
 from sppnet.models.trunk import Backbone, close_matches
 from sppnet.ops.pyramid import num_bins, pool_pyramid, pool_pyramid_sliding
@@ -122,11 +121,7 @@ class SppNet(nn.Module):
             ConfigError: There is no such layer.
             ValueError: The images are too small for the pyramid.
         """
-        if layer in ("pool", "fc6", "fc7"):
-            pooled = self.pool(self.maps(images))
-            return pooled if layer == "pool" else self.fc_features(pooled, layer)
-        self._require_layer(layer)
-        return self.backbone.activations(self._normalised(images), layer)
+        return self.layer_features(images, [layer])[layer]
 
     def layer_features(
         self, images: Float[Tensor, "n 3 h w"], layers: Sequence[str]
@@ -148,7 +143,7 @@ class SppNet(nn.Module):
             self._require_layer(layer)
         vectors = [layer for layer in layers if layer in ("pool", "fc6", "fc7")]
         wanted = [layer for layer in layers if layer not in vectors] + ["conv5"] * bool(vectors)
-        outputs = activations_of(self.backbone, self._normalised(images), wanted)
+        outputs = self.backbone.activations(self._normalised(images), wanted)
         if vectors:
             outputs["pool"] = self.pool(outputs["conv5"])
         if "fc6" in vectors or "fc7" in vectors:

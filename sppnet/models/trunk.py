@@ -7,7 +7,7 @@ import abc
 import copy
 import difflib
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import torch
 from jaxtyping import Float
@@ -55,30 +55,35 @@ class Backbone(nn.Module, abc.ABC):
         """Compute the maps of normalised images."""
 
     @abc.abstractmethod
-    def _activations(self, images: Tensor, module: str) -> Tensor: ...
+    def _outputs(self, images: Tensor, modules: Set[str]) -> dict[str, Tensor]:
+        """Outputs of these submodules, and nothing behind the deepest."""
 
     @property
     @abc.abstractmethod
     def layers(self) -> tuple[str, ...]:
         """Names of the submodules whose output `activations` can return, in no particular order."""
 
-    def activations(self, images: Float[Tensor, "n 3 h w"], layer: str) -> Float[Tensor, "n c h2 w2"]:
-        """Compute the output of one layer, and nothing behind it.
+    def activations(
+        self, images: Float[Tensor, "n 3 h w"], layers: Sequence[str]
+    ) -> dict[str, Float[Tensor, "n _ _ _"]]:
+        """Compute the outputs of layers in one pass, and nothing behind the deepest.
 
         Args:
             images: Normalised images.
-            layer: A role ("conv4", "conv5") or the name of a submodule.
+            layers: Roles ("conv4", "conv5") or names of submodules.
 
         Raises:
             ConfigError: There is no such layer.
         """
-        module = self.roles.get(layer, layer)
-        if module not in self.layers:
-            raise ConfigError(
-                f"{self.name} has no layer {layer!r}{close_matches(layer, self.layers)}; "
-                f"roles are {', '.join(self.roles)}"
-            )
-        return self._activations(images, module)
+        modules = {layer: self.roles.get(layer, layer) for layer in layers}
+        for layer, module in modules.items():
+            if module not in self.layers:
+                raise ConfigError(
+                    f"{self.name} has no layer {layer!r}{close_matches(layer, self.layers)}; "
+                    f"roles are {', '.join(self.roles)}"
+                )
+        outputs = self._outputs(images, set(modules.values()))
+        return {layer: outputs[module] for layer, module in modules.items()}
 
     @functools.cached_property
     def receptive_field(self) -> ReceptiveField:

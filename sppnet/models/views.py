@@ -11,7 +11,7 @@ Views on feature maps are in map_views.py.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -53,29 +53,34 @@ class View(Protocol):
         ...
 
 
-@final
 @dataclass(frozen=True)
-class CropView:
-    """The central square (Table 3, "1 crop").
+class OneSideView:
+    """Views of one size, taken of an image at one short side.
 
     Args:
         short_side: Of the resized image, pixels.
-        size: Side of the square, pixels.
+        size: Side of the square views, pixels.
     """
 
     short_side: int
     size: int
 
-    num_views = 1
-    is_square = True
+    name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        require_room("crop", self.size, self.short_side)
+        require_room(self.name, self.size, self.short_side)
 
     @property
     def short_sides(self) -> tuple[int, ...]:
         """The one short side."""
         return (self.short_side,)
+
+
+@final
+class CropView(OneSideView):
+    """The central square (Table 3, "1 crop")."""
+
+    name, num_views, is_square = "crop", 1, True
 
     def cut(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "1 3 size size"]:
         """The square."""
@@ -87,28 +92,10 @@ class CropView:
 
 
 @final
-@dataclass(frozen=True)
-class TenCropView:
-    """Centre and four corners of the entire resized image, and their mirror images (§3.1, footnote 1).
+class TenCropView(OneSideView):
+    """Centre and four corners of the entire resized image, and their mirror images (§3.1, footnote 1)."""
 
-    Args:
-        short_side: Of the resized image, pixels.
-        size: Side of the squares, pixels.
-    """
-
-    short_side: int
-    size: int
-
-    num_views = 10
-    is_square = True
-
-    def __post_init__(self) -> None:
-        require_room("ten_crop", self.size, self.short_side)
-
-    @property
-    def short_sides(self) -> tuple[int, ...]:
-        """The one short side."""
-        return (self.short_side,)
+    name, num_views, is_square = "ten_crop", 10, True
 
     def cut(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "10 3 size size"]:
         """The ten squares."""
@@ -150,22 +137,8 @@ class FullView:
 
     def softmax(self, net: SppNet, images: Sequence[Tensor]) -> Float[Tensor, "n views classes"]:
         """Scores of the images (and their mirror images)."""
-        whole = images[0][:, 0].float()
-        maps = maps_of_both(net, whole) if self.flip else net.maps(whole)[:, None]
-        return softmax_of(net, net.pool(maps.flatten(0, 1)).reshape(*maps.shape[:2], -1))
-
-
-def maps_of_both(net: SppNet, images: Tensor) -> Float[Tensor, "n 2 c h w"]:
-    """Maps of images and of their mirror images, computed together."""
-    both = torch.stack([images, images.flip(-1)], dim=1)
-    maps = net.maps(both.flatten(0, 1))
-    return maps.reshape(*both.shape[:2], *maps.shape[1:])
-
-
-def softmax_of(net: SppNet, pooled: Float[Tensor, "n v features"]) -> Float[Tensor, "n v classes"]:
-    """Softmax scores of pooled views."""
-    scores: Tensor = net.head(pooled.flatten(0, 1)).softmax(dim=1)
-    return scores.reshape(*pooled.shape[:2], -1)
+        stacks = images[0]
+        return _of_stacks(net, torch.cat([stacks, stacks.flip(-1)], dim=1) if self.flip else stacks)
 
 
 def _of_stacks(net: SppNet, stacks: Tensor) -> Float[Tensor, "n v classes"]:

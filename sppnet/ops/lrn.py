@@ -8,6 +8,7 @@ step of it writes a whole map to memory; here a map is worked off in strips that
 Axes: n images, c channels, h w cells.
 """
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
 
@@ -73,38 +74,38 @@ def within_channel_norm(
     return _normalise(maps, _Window(size, alpha, beta, k, across=False))
 
 
-@final
-class LocalResponseNorm(nn.Module):
-    """Module form of `local_response_norm`."""
+class ResponseNorm(nn.Module, abc.ABC):
+    """Module form of a normalisation; the settings are those of the function."""
 
     def __init__(self, *, size: int, alpha: float, beta: float, k: float) -> None:
         super().__init__()
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    @abc.abstractmethod
+    def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Normalise."""
+
+    def extra_repr(self) -> str:
+        """Show the settings in print(net)."""
+        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+@final
+class LocalResponseNorm(ResponseNorm):
+    """Module form of `local_response_norm`."""
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Normalise across channels."""
         return local_response_norm(maps, size=self.size, alpha=self.alpha, beta=self.beta, k=self.k)
 
-    def extra_repr(self) -> str:
-        """Show the settings in print(net)."""
-        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
-
 
 @final
-class WithinChannelNorm(nn.Module):
+class WithinChannelNorm(ResponseNorm):
     """Module form of `within_channel_norm`."""
-
-    def __init__(self, *, size: int, alpha: float, beta: float, k: float) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Normalise within each channel."""
         return within_channel_norm(maps, size=self.size, alpha=self.alpha, beta=self.beta, k=self.k)
-
-    def extra_repr(self) -> str:
-        """Show the settings in print(net)."""
-        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 def _normalise(maps: Tensor, window: _Window) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn.modules import activation, batchnorm, dropout
 from torchvision.ops import stochastic_depth
 
 from sppnet.errors import ConfigError
-from sppnet.ops.lrn import LocalResponseNorm, WithinChannelNorm
+from sppnet.ops.lrn import ResponseNorm
 
 
 class ReceptiveField(NamedTuple):
@@ -68,8 +68,7 @@ _POINTWISE_MODULES = (
     nn.LayerNorm,
     nn.GroupNorm,
     nn.LocalResponseNorm,
-    LocalResponseNorm,
-    WithinChannelNorm,
+    ResponseNorm,
     batchnorm._NormBase,
     dropout._DropoutNd,
 )
@@ -121,8 +120,7 @@ class _Tracer(fx.Tracer):
     """Keeps our normalisations whole: they look at the memory layout, which a trace does not have."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, (LocalResponseNorm, WithinChannelNorm))
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, ResponseNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _merged(node: fx.Node, reaches: dict[fx.Node, _Axes]) -> _Axes:

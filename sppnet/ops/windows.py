@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sppnet.ops.boxes import require_boxes
+from sppnet.ops.boxes import clip_boxes, require_boxes
 from sppnet.ops.receptive_field import ReceptiveField
 
 CellMapping = Literal["centre_inside", "paper", "release"]
@@ -53,9 +53,7 @@ def map_cells(
     crossed = first > last
     middle = torch.floor((first + last) / 2)
     ends = torch.cat([torch.where(crossed, middle, first), torch.where(crossed, middle, last)], dim=1)
-    height, width = map_size
-    limits = ends.new_tensor([width - 1, height - 1, width - 1, height - 1])
-    return ends.clamp(min=0).minimum(limits).long()
+    return clip_boxes(ends, map_size).long()
 
 
 def _ends(windows: Tensor, field: ReceptiveField, mapping: CellMapping) -> tuple[Tensor, Tensor]:

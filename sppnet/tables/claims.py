@@ -71,15 +71,19 @@ def judge(table: Table, claim: Mapping[str, Any]) -> Claim:
     unfinished = [place for place, pair in pairs.items() if not pair]
     if not finished:
         return Claim(identity, text, None, f"none of {len(places)} comparisons is finished")
-    if claim["kind"] == "flatter":
-        return _flatter(table, claim, metric, [pair.place for pair in finished], unfinished)
-    holds, verdict = _largest_gain(finished, at) if at else _better(finished)
-    parts = [f"{verdict}: {', '.join(_by_how_much(pair, metric) for pair in finished)}"]
+    holds: bool | None
+    if is_flatter := claim["kind"] == "flatter":
+        holds, parts = _flatter(table, claim, metric, [pair.place for pair in finished])
+    else:
+        holds, verdict = _largest_gain(finished, at) if at else _better(finished)
+        parts = [f"{verdict}: {', '.join(_by_how_much(pair, metric) for pair in finished)}"]
     if unfinished:
         parts.append(f"not finished: {', '.join(place.label for place in unfinished)}")
-        # One finished place refutes a claim; only all of them confirm it.
-        holds = None if holds else holds
-    return Claim(identity, text, holds, "; ".join([*parts, _chance(finished, metric, table.repeats)]))
+        # One finished place refutes a claim, unless it is of a range; only all of them confirm it.
+        holds = None if holds or is_flatter else holds
+    if not is_flatter:
+        parts.append(_chance(finished, metric, table.repeats))
+    return Claim(identity, text, holds, "; ".join(parts))
 
 
 def _places(table: Table, claim: Mapping[str, Any]) -> list[Setting]:
@@ -145,12 +149,8 @@ def _largest_gain(finished: Sequence[Comparison], at: Setting) -> tuple[bool | N
 
 
 def _flatter(
-    table: Table,
-    claim: Mapping[str, Any],
-    metric: Metric,
-    places: Sequence[Setting],
-    unfinished: Sequence[Setting],
-) -> Claim:
+    table: Table, claim: Mapping[str, Any], metric: Metric, places: Sequence[Setting]
+) -> tuple[bool, list[str]]:
     """Judge "varies less over the places": largest minus smallest number of either row (or column)."""
     spreads, texts = {}, []
     for side, position in (("better", 0), ("worse", 1)):
@@ -162,13 +162,10 @@ def _flatter(
         low, high = min(values, key=lambda p: values[p]), max(values, key=lambda p: values[p])
         spreads[side] = round(values[high] - values[low], 10)
         texts.append(
-            f"{claim[side]} varies by {metric.text(spreads[side])} ({metric.text(values[low])} at "
+            f"{clean(claim[side])} varies by {metric.text(spreads[side])} ({metric.text(values[low])} at "
             f"{low.label} to {metric.text(values[high])} at {high.label})"
         )
-    holds = None if unfinished else spreads["better"] < spreads["worse"]
-    if unfinished:
-        texts.append(f"not finished: {', '.join(place.label for place in unfinished)}")
-    return Claim(clean(claim["id"]), clean(claim["text"]), holds, clean("; ".join(texts)))
+    return spreads["better"] < spreads["worse"], texts
 
 
 def _by_how_much(pair: Comparison, metric: Metric) -> str:

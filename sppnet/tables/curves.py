@@ -9,12 +9,6 @@ from sppnet.tables.wording import legend
 _WIDTH, _HEIGHT, _DPI = 7.0, 4.5, 130  # inches, and pixels an inch
 
 
-def picture_of(directory: Path, table: Table) -> Path:
-    """Where a table's curves are drawn: beside its table file."""
-    home = directory.parent if directory.is_file() else directory
-    return home / f"table-{table.group}.png"
-
-
 def draw_curves(table: Table, file: Path) -> Path | None:
     """Draw the headline metric of every row against the columns, as a PNG.
 
@@ -59,10 +53,6 @@ def _points(table: Table, metric: Metric, row: Setting) -> list[tuple[float, flo
     for column in table.columns:
         one = table.cells[row.id, column.id].measured[metric.key]
         if one.ours is not None:
-            points.append((_number(column), one.ours, one.std or 0.0))
+            # A column's value is 144 of the id "144", 5 of "per_class=5".
+            points.append((float(column.id.rpartition("=")[2]), one.ours, one.std or 0.0))
     return sorted(points)
-
-
-def _number(column: Setting) -> float:
-    """A column's value: 144 of the id "144", 5 of "per_class=5"."""
-    return float(column.id.rpartition("=")[2])

@@ -2,11 +2,8 @@
 
 import csv
 import io
-import os
 import re
-import shutil
-import sys
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from sppnet.tables import escape
@@ -40,10 +37,7 @@ def to_json(table: Table) -> dict[str, Any]:
         "column_labels": {column.id: column.label for column in table.columns},
         "cells": [_json_cell(cell, headline) for cell in table.cells.values()],
         "per_class": _json_per_class(table),
-        "claims": [
-            {"id": claim.id, "text": claim.text, "holds": claim.holds, "detail": claim.detail}
-            for claim in table.claims
-        ],
+        "claims": [asdict(claim) for claim in table.claims],
         "notes": list(table.notes),
     }
 
@@ -177,22 +171,3 @@ def _latex_row(texts: list[str]) -> str:
 def _latex_numbers(texts: list[str]) -> str:
     # A hyphen is not a minus sign.
     return re.sub(r"(?<=[( ])[+-][\d.]+", lambda match: f"${match[0]}$", _latex_row(texts))
-
-
-def print_table(table: Table, picture: Path | None = None) -> None:
-    """Print a table on standard output: as wide as the terminal and in colour if it is one.
-
-    Args:
-        table: To be shown.
-        picture: Where its curves are drawn, if they are.
-    """
-    from sppnet.tables.terminal import to_terminal
-
-    is_terminal = sys.stdout.isatty()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that knows no "±" shows "?"; the table does not crash on it.
-        sys.stdout.reconfigure(errors="replace")
-    width = shutil.get_terminal_size().columns if is_terminal else 80
-    print(to_terminal(table, width=width, is_coloured=is_terminal and "NO_COLOR" not in os.environ), end="")
-    if picture is not None:
-        print(f"picture: {picture}")

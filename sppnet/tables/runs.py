@@ -50,12 +50,11 @@ def read_named(directory: Path, names: Sequence[str]) -> list[Run]:
         directory: `runs`.
         names: Of run directories below it, such as "networks/<name>".
     """
-    found = [directory / name for name in names if (directory / name / "status.json").is_file()]
     runs = []
-    for run in found:
-        # One that cannot be read says so when its table is run again.
+    for name in names:
+        # One that is there, but cannot be read, says so when its table is run again.
         with contextlib.suppress(ArtifactError):
-            runs.append(read_run(run))
+            runs.append(read_run(directory / name))
     return runs
 
 

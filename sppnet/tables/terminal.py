@@ -1,6 +1,10 @@
 """A table on a terminal: three lines a row, as many blocks of columns as its width needs."""
 
-from io import StringIO
+import os
+import shutil
+import sys
+from io import StringIO, TextIOWrapper
+from pathlib import Path
 
 from rich import box
 from rich.cells import cell_len
@@ -9,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from sppnet.tables.curves import draw_curves
 from sppnet.tables.per_class import per_class_table
 from sppnet.tables.table import CellStatus, Metric, Setting, Table
 from sppnet.tables.wording import MARK, legend, ours_text, rows_of
@@ -17,6 +22,28 @@ from sppnet.tables.wording import MARK, legend, ours_text, rows_of
 _LABEL_WIDTH = 15
 _GAP = 2
 _COLOUR: dict[CellStatus, str] = {"complete": "bold", "failed": "red", "damaged": "red"}
+
+
+def print_table(table: Table, directory: Path) -> None:
+    """Print a table on standard output: as wide as the terminal and in colour if it is one.
+
+    Args:
+        table: To be shown.
+        directory: Where it was read; its curves are drawn there, beside the table file.
+
+    Raises:
+        ResourceError: The picture cannot be written.
+    """
+    home = directory.parent if directory.is_file() else directory
+    picture = draw_curves(table, home / f"table-{table.group}.png")
+    is_terminal = sys.stdout.isatty()
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal that knows no "±" shows "?"; the table does not crash on it.
+        sys.stdout.reconfigure(errors="replace")
+    width = shutil.get_terminal_size().columns if is_terminal else 80
+    print(to_terminal(table, width=width, is_coloured=is_terminal and "NO_COLOR" not in os.environ), end="")
+    if picture is not None:
+        print(f"picture: {picture}")
 
 
 def to_terminal(table: Table, *, width: int, is_coloured: bool) -> str:

@@ -38,7 +38,7 @@ def test_every_layer_has_its_size_of_table_1(backbone, name, sizes):
     net = backbone(name).to("meta")
     image = torch.empty(1, 3, 224, 224, device="meta")
     steps = [layer for layer in net.layers if layer.startswith(("conv", "pool"))]
-    assert [net.activations(image, step).shape[2] for step in steps] == sizes
+    assert [net.activations(image, [step])[step].shape[2] for step in steps] == sizes
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_roles_name_the_last_two_convolutions_after_their_relu(backbone):
     net = backbone("overfeat7", width=0.05)
     image = torch.randn(1, 3, 80, 80)
     assert net.roles == {"conv4": "relu6", "conv5": "relu7"}
-    assert torch.equal(net.activations(image, "conv5"), net(image))
-    assert net.activations(image, "conv4").min() == 0
+    assert torch.equal(net.activations(image, ["conv5"])["conv5"], net(image))
+    assert net.activations(image, ["conv4"])["conv4"].min() == 0
 
 
 def test_a_misspelt_layer_gets_a_hint(backbone):
     with pytest.raises(ConfigError, match=r"no layer 'rellu3'; did you mean relu3"):
-        backbone("zf5", width=0.05).activations(torch.randn(1, 3, 80, 80), "rellu3")
+        backbone("zf5", width=0.05).activations(torch.randn(1, 3, 80, 80), ["rellu3"])
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_a_torchvision_trunk_computes_what_the_model_computes_up_to_the_layer(ba
         whole(image)
         assert torch.equal(net(image), seen["layer4"])
         for layer, maps in seen.items():
-            assert torch.equal(net.activations(image, layer), maps)
-        assert torch.equal(net.activations(image, "conv4"), seen["layer3"])
+            assert torch.equal(net.activations(image, [layer])[layer], maps)
+        assert torch.equal(net.activations(image, ["conv4"])["conv4"], seen["layer3"])
 
 
 def test_a_torchvision_trunk_trains_with_its_batch_norm(backbone):

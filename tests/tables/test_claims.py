@@ -1,6 +1,6 @@
 import pytest
 
-from sppnet.tables import read_table
+from sppnet.tables.results import read_table
 
 BETTER = {
     "id": "spp_beats_no_spp",

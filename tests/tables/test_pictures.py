@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from sppnet.tables import draw_curves, read_table, to_json, to_markdown
+from sppnet.tables.curves import draw_curves
 from sppnet.tables.per_class import per_class_table
+from sppnet.tables.render import to_json, to_markdown
+from sppnet.tables.results import read_table
 from sppnet.tables.terminal import to_terminal
 
 SIDES = {"144": "144", "192": "192", "288": "288"}

@@ -4,8 +4,9 @@ import socket
 import pytest
 
 from sppnet.errors import ConfigError
-from sppnet.tables import publish, read_table
 from sppnet.tables.escape import without_machine_paths
+from sppnet.tables.publish import publish
+from sppnet.tables.results import read_table
 
 
 def test_a_published_table_says_what_made_it(sweep, tmp_path):

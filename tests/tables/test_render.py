@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-from sppnet.tables import escape, read_table, to_csv, to_json, to_latex, to_markdown
+from sppnet.tables import escape
+from sppnet.tables.render import to_csv, to_json, to_latex, to_markdown
+from sppnet.tables.results import read_table
 from sppnet.tables.terminal import to_terminal
 
 CLAIM = {

@@ -7,7 +7,8 @@ import pytest
 
 from sppnet.artifacts import read_json, write_json, write_text
 from sppnet.errors import ArtifactError, ConfigError, DataError
-from sppnet.tables import read_table, table_directories, to_markdown
+from sppnet.tables.render import to_markdown
+from sppnet.tables.results import read_table, table_directories
 
 HEADLINE = "test/top1_error"
 
