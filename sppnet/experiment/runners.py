@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, final
 
-from sppnet.errors import SppnetError
+from sppnet.errors import SppnetError, exit_code_of
 from sppnet.experiment.execution import describe, run_in
 from sppnet.experiment.plan import PlannedRun
 from sppnet.experiment.stages import STAGES
@@ -31,7 +31,7 @@ class RunError(SppnetError):
     @classmethod
     def of(cls, error: BaseException) -> "RunError":
         """An error of this process, or one that a job brought back."""
-        return cls(type(error).__name__, str(error), getattr(error, "exit_code", 1))
+        return cls(type(error).__name__, str(error), exit_code_of(error))
 
     @property
     def line(self) -> str:
