@@ -98,7 +98,7 @@ def run_all(
                     run.directory.prepare(run.config)
                 except SppnetError as error:
                     end(Ended(run, RunError.of(error)))
-                    continue
+                    break  # what stands on it is lost, too
                 running.append(run)
                 runner.start(run)
         for ended in runner.wait() if running else []:
