@@ -45,7 +45,7 @@ set     GROUP=NAME or KEY=VALUE; sppnet --cfg job shows all keys
         your own files: --config-dir DIR or $SPPNET_CONF
 
 exit    0 done, 1 other error, 2 configuration, 3 data, 4 damaged file of ours, 5 non-finite loss,
-        6 disk or memory, 7 some cells of a sweep failed, 130 Ctrl-C, 143 SIGTERM
+        6 disk or memory, 7 some cells of a sweep failed, 128 + n a signal: 130 Ctrl-C, 143 SIGTERM
 """
 
 
@@ -100,7 +100,7 @@ def _say(text: str) -> None:
 
 def _fail(error: OSError) -> int:
     """Tell what the system refused; returns the exit code."""
-    where = error.filename or "standard output"
+    where = error.filename or "standard output, or the current folder"
     _say(f"{where}: {error.strerror or error}; mend that, or choose another place, and run again")
     return ResourceError.exit_code
 

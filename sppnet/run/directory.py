@@ -5,6 +5,7 @@ torch import.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -50,6 +51,17 @@ def sealed(config: Mapping[str, Any]) -> str:
     return f"{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n"
 
 
+def _digest_of(file: Path) -> str:
+    """SHA-256 of a file, read once a process as long as it is the same."""
+    stat = file.stat()
+    return _digest(file, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _digest(file: Path, _inode: int, _size: int, _changed: int) -> str:
+    return file_digest(file)
+
+
 class RunDirectory:
     """`runs/<folder>/<name>-<8 hex>/`: configuration, provenance, status, metrics, checkpoints, marker."""
 
@@ -65,11 +77,10 @@ class RunDirectory:
             return False
         try:
             entries = read_json(marker)["files"]
-            sizes = all(
-                (self.path / name).stat().st_size == entry["bytes"] for name, entry in entries.items()
+            return "metrics.json" in entries and all(
+                _digest_of(self.path / name) == entry["sha256"] for name, entry in entries.items()
             )
-            return sizes and file_digest(self.path / "metrics.json") == entries["metrics.json"]["sha256"]
-        except (ArtifactError, OSError, KeyError, TypeError):
+        except (ArtifactError, OSError, LookupError, TypeError, AttributeError):
             return False  # damaged: it runs again
 
     def read_config(self) -> dict[str, Any]:
@@ -172,7 +183,8 @@ class RunDirectory:
         """Seconds that earlier, interrupted takes of this run have used."""
         try:
             status = read_json(self.path / "status.json")
-            return float(status["seconds"]) if status["state"] == "interrupted" else 0.0
+            spent = float(status["seconds"]) if status["state"] == "interrupted" else 0.0
+            return spent if 0 <= spent < float("inf") else 0.0
         except (ArtifactError, KeyError, TypeError, ValueError):
             return 0.0
 
