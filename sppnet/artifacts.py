@@ -116,6 +116,23 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: not readable as JSON ({error}); remove it and run again") from error
 
 
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """While the block runs, what a file of ours holds is used: whatever trips over it means damage.
+
+    Raises:
+        ArtifactError: Something was not as this version writes it.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ArtifactError(
+            f"{file}: not as this version of sppnet writes it ({found}); remove its directory and run the "
+            f"command that made it again"
+        ) from error
+
+
 def content_key(value: Any) -> str:
     """Hexadecimal SHA-256 of a plain value (mappings in any order, lists, strings, numbers)."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -46,3 +46,10 @@ class PartialSweepError(SppnetError):
     """Some cells of a sweep failed; the others are complete."""
 
     exit_code: ClassVar[int] = 7
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of whatever was raised: what the system refuses (a full disk) is a resource."""
+    if isinstance(error, SppnetError):
+        return error.exit_code
+    return ResourceError.exit_code if isinstance(error, OSError | MemoryError) else 1

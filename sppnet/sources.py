@@ -14,7 +14,7 @@ import functools
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -108,19 +108,25 @@ def _top(entry: str) -> str:
 
 
 def _file_of(name: str, package: Path) -> Path | None:
-    """The source file of a module, without importing it where it is ours."""
-    if name.partition(".")[0] == _OURS:
-        place = package.joinpath(*name.split(".")[1:])
-        files = (place.with_suffix(".py"), place / "__init__.py")
-        return next((file for file in files if file.is_file()), None)
-    loaded = getattr(sys.modules.get(name), "__file__", None)
-    if loaded is None:
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError, AttributeError):
-            return None
-        loaded = spec.origin if spec is not None else None
-    return Path(loaded) if loaded is not None and loaded.endswith(".py") and Path(loaded).is_file() else None
+    """The source file of a module; imports nothing: names may come from a file that came from anywhere."""
+    top, *rest = name.split(".")
+    if not all(part.isidentifier() for part in (top, *rest)):
+        return None
+    roots: Sequence[str | Path] = [package]
+    if top != _OURS:
+        found = getattr(sys.modules.get(name), "__file__", None)
+        if found is None:
+            try:
+                spec = importlib.util.find_spec(top)
+            except (ImportError, ValueError, AttributeError):
+                return None
+            found = spec.origin if spec is not None and not rest else None
+            roots = (spec.submodule_search_locations or ()) if spec is not None and rest else ()
+        if found is not None:
+            return Path(found) if found.endswith(".py") and Path(found).is_file() else None
+    places = [Path(root, *rest) for root in roots]
+    files = (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _parsed(name: str, file: Path) -> _Module:

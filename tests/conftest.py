@@ -79,6 +79,7 @@ def tiny(tmp_path: Path, shapes_root: Path) -> tuple[str, ...]:
 def sppnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sppnet:
     """The command line in this process, started in an empty folder; returns the exit code."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPPNET_ALLOW_TARGETS", raising=False)
     return lambda *arguments: run(list(arguments))
 
 

@@ -86,3 +86,16 @@ def test_a_module_of_the_users_own_counts_with_what_it_imports_beside_it(
     monkeypatch.syspath_prepend(str(tmp_path))
     found = code_of(["mine_of_test.reader"])
     assert set(found) == {"mine_of_test.layout", "mine_of_test.reader"}
+
+
+def test_asking_what_has_changed_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Names come from a run's files, and those may come from anywhere."""
+    (tmp_path / "hostile_of_test").mkdir()
+    (tmp_path / "hostile_of_test" / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (tmp_path / "hostile_of_test" / "part.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recorded = dict.fromkeys(
+        ["hostile_of_test.part", "hostile_of_test", "../x", "a..b", "", "sppnet./etc/x"], "0"
+    )
+    assert changed_since(recorded) == list(recorded)
+    assert "hostile_of_test.part" in code_of(["hostile_of_test.part"])

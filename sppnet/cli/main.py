@@ -1,5 +1,6 @@
 """The entry point: verbs first, then Hydra; every error becomes one line and an exit code."""
 
+import contextlib
 import importlib
 import logging
 import os
@@ -8,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from sppnet.errors import SppnetError
+from sppnet.errors import ResourceError, SppnetError
 from sppnet.experiment.installation import conf_dir
 from sppnet.run.interrupts import Interrupted
 
@@ -44,13 +45,29 @@ set     GROUP=NAME or KEY=VALUE; sppnet --cfg job shows all keys
         your own files: --config-dir DIR or $SPPNET_CONF
 
 exit    0 done, 1 other error, 2 configuration, 3 data, 4 damaged file of ours, 5 non-finite loss,
-        6 disk or memory, 7 some cells of a sweep failed, 130 Ctrl-C, 143 SIGTERM
+        6 disk or memory, 7 some cells of a sweep failed, 128 + n a signal: 130 Ctrl-C, 143 SIGTERM
 """
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    _open_streams()
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # found out here where the output was short: a full disk; a pipe that is closed
+        code = 0 if isinstance(error, BrokenPipeError) else _fail(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries again at its end
+    sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Let standard streams that were closed (`>&-`) lead nowhere: the next file would get their number."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115, PTH123
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115, PTH123
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -60,18 +77,32 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return _dispatch(arguments)
     except SppnetError as error:
-        print(f"sppnet: {error}", file=sys.stderr)
+        _say(str(error))
         return error.exit_code
     except (KeyboardInterrupt, Interrupted) as stop:
-        print("sppnet: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        _say("interrupted; the same command goes on where it stopped")
         return stop.exit_code if isinstance(stop, Interrupted) else 130
     except BrokenPipeError:  # sppnet report | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _fail(error)
     except Exception as error:
         traceback.print_exc()
         print(f"sppnet: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # where standard error is full or gone, the exit code has to do
+        print(f"sppnet: {text}", file=sys.stderr)
+
+
+def _fail(error: OSError) -> int:
+    """Tell what the system refused; returns the exit code."""
+    where = error.filename or "standard output, or the current folder"
+    _say(f"{where}: {error.strerror or error}; mend that, or choose another place, and run again")
+    return ResourceError.exit_code
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

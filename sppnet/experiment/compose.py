@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import hydra
+import hydra._internal.hydra
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers.oc import env
 
 from sppnet.errors import ConfigError
 from sppnet.experiment.installation import conf_dir
+from sppnet.experiment.making import allow, require_allowed
 from sppnet.experiment.schema import register_schema
 
 _OPTIONS: Final = (
@@ -26,6 +29,11 @@ _OPTIONS: Final = (
     *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--hydra-help"),
     *("--shell-completion", "-sc"),
 )
+# Parts of keys: of paths, which stages look at on the machine where they run, and of a dashboard's on or off.
+_FROM_ENVIRONMENT: Final = frozenset(
+    {"paths", "root", "path", "file", "files", "folder", "weights", "mode", "hydra"}
+)
+_PLUGINS: Final = ("hydra_plugins.", "hydra._internal.core_plugins.")
 
 
 class UserConf(SearchPathPlugin):
@@ -36,6 +44,31 @@ class UserConf(SearchPathPlugin):
         for folder in (os.environ.get("SPPNET_CONF"), "~/.config/sppnet"):
             if folder and Path(folder).expanduser().is_dir():
                 search_path.append("sppnet-user", f"file://{Path(folder).expanduser().absolute()}")
+
+
+class GuardedHydra(hydra._internal.hydra.Hydra):
+    """Hydra, which looks at a configuration before it acts on it.
+
+    Hydra itself makes what callbacks, launchers, sweepers and logging name, as soon as it has composed.
+    """
+
+    def compose_config(self, *arguments: Any, **named: Any) -> DictConfig:
+        """Called by Hydra.
+
+        Raises:
+            ConfigError: It names what may not run.
+        """
+        config = super().compose_config(*arguments, **{**named, "with_log_configuration": False})
+        for logging in ("hydra_logging", "job_logging"):
+            if OmegaConf.select(config, f"hydra.{logging}.root") is not None:
+                raise ConfigError(f"hydra/{logging}: runs write run.log themselves; leave it at none")
+        for name in ("callbacks", "launcher", "sweeper"):
+            node = config.hydra[name]
+            part: Any = {} if node is None else OmegaConf.to_container(node, resolve=True)
+            if name != "callbacks" and str(part.get("_target_")).startswith(_PLUGINS):
+                del part["_target_"]  # Hydra sees to it that it is an installed plugin
+            require_allowed(part, f"hydra.{name}")
+        return config
 
 
 def run_experiment(arguments: Sequence[str]) -> None:
@@ -59,8 +92,10 @@ def run_experiment(arguments: Sequence[str]) -> None:
 
 
 def register() -> None:
-    """Make the schema and the user's folders known to Hydra."""
+    """Make the schema, the user's folders and what is looked at known to Hydra."""
     register_schema()
+    hydra._internal.hydra.Hydra = GuardedHydra  # type: ignore[misc]
+    OmegaConf.register_new_resolver("oc.env", _from_environment, replace=True)
     Plugins.instance().register(UserConf)
 
 
@@ -73,9 +108,37 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     register()
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose("config", overrides=list(overrides))
+            config = hydra.compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+    allow(OmegaConf.to_container(config))
+    return config
+
+
+def _from_environment(name: str, *default: Any, _node_: Node) -> Any:
+    """Hydra's `oc.env`, for paths only: other values are written into files, tables, logs and dashboards.
+
+    Raises:
+        ConfigError: Another key asks for it.
+    """
+    key = _node_._get_full_key(None)
+    if _FROM_ENVIRONMENT.isdisjoint(re.split(r"[.\[]", key)):
+        raise ConfigError(
+            f"takes its value from the environment variable {name}, which would be written into files and "
+            f"dashboards; only paths may (paths.data, data.root, ...): give the value itself"
+        )
+    return env(name, *default)
+
+
+def allowed(plain: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of the user's, in which nothing is named that may not be made.
+
+    Raises:
+        ConfigError: Something is.
+    """
+    allow(plain)
+    require_allowed(plain, "the configuration")
+    return plain
 
 
 def plain_of(config: DictConfig) -> dict[str, Any]:
@@ -107,6 +170,7 @@ def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
         raise ConfigError(explain(error)) from error
     read_conf({key: plain})
     assert isinstance(plain, dict)
+    require_allowed({key: plain}, "the configuration")
     return {str(name): value for name, value in plain.items()}
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sppnet.artifacts import content_key, read_json, write_json
 from sppnet.errors import ArtifactError, ResourceError
 from sppnet.experiment.installation import code_version, machine, software
+from sppnet.experiment.making import require_allowed
 from sppnet.experiment.reading import leaves, read_conf
 from sppnet.experiment.stages import STAGES, Stage
 from sppnet.experiment.take import RunPlan, Take
@@ -56,9 +57,10 @@ def read_plan(directory: RunDirectory) -> tuple[RunPlan, dict[str, Any]]:
     """What the run in a directory is, and all that its `config.yaml` holds.
 
     Raises:
-        ArtifactError: Its configuration is damaged, or of another version of sppnet.
+        ArtifactError: Its configuration is damaged, of another version of sppnet, or names what may not run.
     """
     config = directory.read_config()
+    require_allowed(config, f"{directory.path}/config.yaml", ArtifactError)
     try:
         plan = RunPlan(**config["run"])
     except TypeError as error:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sppnet.artifacts import read_json, write_json
+from sppnet.artifacts import read_json, reading, write_json
 from sppnet.errors import ArtifactError, ConfigError
-from sppnet.experiment.making import make
+from sppnet.experiment.making import make, require_allowed
 from sppnet.experiment.reading import read_conf
 from sppnet.experiment.schema import Conf
 from sppnet.run.directory import RunDirectory
@@ -95,15 +95,17 @@ def load_network(path: Path) -> TrainedNetwork:
         raise ArtifactError(
             f"{path}: no trained network there (its run is not complete); run the same command again"
         )
-    classes: list[str] = read_json(path / "classes.json")
-    net = build_net(architecture(path), num_classes=len(classes))
-    load_weights(net, path / "model.safetensors")
-    return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"))
+    with reading(path):
+        classes: list[str] = read_json(path / "classes.json")
+        net = build_net(architecture(path), num_classes=len(classes))
+        load_weights(net, path / "model.safetensors")
+        return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"))
 
 
 def architecture(path: Path) -> Conf:
     """What the network of a run's directory is built of: a fine-tuned one is built as the one before it."""
     config = RunDirectory(path).read_config()
+    require_allowed(config, f"{path}/config.yaml", ArtifactError)
     if "backbone" not in config:
         (below,) = config["run"]["below"]["network"]
         return architecture(path.parent.parent / below)

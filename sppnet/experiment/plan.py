@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from sppnet.artifacts import content_key
 from sppnet.errors import ConfigError
 from sppnet.experiment.checks import check
-from sppnet.experiment.compose import plain_of
+from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.contents import Contents
 from sppnet.experiment.installation import command_line, device_of
 from sppnet.experiment.layout import ONLY_COLUMN, Cell
@@ -104,7 +104,7 @@ class Planner:
 
     def _read(self, overrides: list[str]) -> _Composed:
         composed = self._repeated(overrides)
-        plain = plain_of(composed)
+        plain = allowed(plain_of(composed))
         # Where `auto` leads is what counts.
         plain["trainer"]["accelerator"] = device_of(plain["trainer"]["accelerator"])
         conf = read_conf(plain)

@@ -1,6 +1,7 @@
 """What a key's value must be: a range is said once, beside the key's type (schema.py)."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -132,4 +133,8 @@ SIDE: Final = Rule(_is_side, f"from 1 to {MOST_PIXELS} pixels")
 SIDE_OR_NONE: Final = Rule(lambda value: value is None or _is_side(value), f"null, or 1 to {MOST_PIXELS}")
 SIDES: Final = Rule(_are_sides, f"different short sides of 1 to {MOST_PIXELS} pixels, e.g. [224,256]")
 LEVELS: Final = Rule(_are_levels, "different whole numbers of 1 or more, e.g. [6,3,2,1]")
+FOLDER: Final = Rule(
+    lambda value: re.fullmatch(r"\w[\w.-]{0,59}", value) is not None,
+    "a name for a folder in paths.runs: 1 to 60 letters, digits and _ . - behind the first",
+)
 TRUTH: Final = Rule(lambda value: isinstance(value, bool), "true or false")

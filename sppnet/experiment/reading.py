@@ -4,14 +4,14 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from sppnet.errors import ConfigError
 from sppnet.experiment import ranges
+from sppnet.experiment.making import SAID
 from sppnet.experiment.schema import Conf
 
 _RecordT = TypeVar("_RecordT")
-_FACTS: Final = "facts"  # what YAML says of a part for others to read; its class is not given it
 
 
 def read_conf(plain: Mapping[str, Any]) -> Conf:
@@ -125,7 +125,7 @@ def _only_eases(name: str) -> bool:
     if any(name == easing or name.startswith(f"{easing}.") for easing in _easing(Conf, "")):
         return True
     first, _, rest = name.partition(".")
-    if f".{_FACTS}." in f".{name}.":
+    if not SAID.isdisjoint(name.split(".")):
         return True
     fields, _ = _fields_of(Conf)
     for record in fields[first].metadata.get("records", ()):

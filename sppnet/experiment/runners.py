@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, final
 
-from sppnet.errors import SppnetError
+from sppnet.errors import SppnetError, exit_code_of
 from sppnet.experiment.execution import describe, run_in
 from sppnet.experiment.plan import PlannedRun
 from sppnet.experiment.stages import STAGES
@@ -31,7 +31,7 @@ class RunError(SppnetError):
     @classmethod
     def of(cls, error: BaseException) -> "RunError":
         """An error of this process, or one that a job brought back."""
-        return cls(type(error).__name__, str(error), getattr(error, "exit_code", 1))
+        return cls(type(error).__name__, str(error), exit_code_of(error))
 
     @property
     def line(self) -> str:
@@ -98,7 +98,7 @@ def run_all(
                     run.directory.prepare(run.config)
                 except SppnetError as error:
                     end(Ended(run, RunError.of(error)))
-                    continue
+                    break  # what stands on it is lost, too
                 running.append(run)
                 runner.start(run)
         for ended in runner.wait() if running else []:

@@ -170,7 +170,7 @@ class PathsConf(Record):
 class TableConf(Record):
     """A table's axes, layout, the paper's numbers and its claims."""
 
-    name: str = key()
+    name: str = key(must.FOLDER)
     title: str = key()
     axes: dict[str, Any] = dataclasses.field(default_factory=dict)
     rows: str | None = key(default=None)
@@ -231,6 +231,7 @@ class Conf(Record):
     progress: bool = key(default=True, role="sweep")
     jobs: int = key(must.Rule(lambda value: value >= 0, "0 (one per core) or more"), role="sweep")
     stale: Literal["keep", "rerun"] = key(role="sweep")
+    allow_targets: list[str] = key(default=[], role="sweep")  # making.py
     run_directory: str = key(default="", role="sweep")  # of a launcher's job; the sweep says it
 
 

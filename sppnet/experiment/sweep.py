@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from sppnet.artifacts import content_key, read_json
 from sppnet.errors import PartialSweepError
 from sppnet.experiment import layout
-from sppnet.experiment.compose import plain_of
+from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.contents import Contents
 from sppnet.experiment.installation import device_of, usable_cores
 from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_differ
@@ -52,7 +52,7 @@ def sweep(
         PartialSweepError: Some cells failed; the table has been printed all the same.
         RunError: The only cell failed.
     """
-    base = plain_of(master)
+    base = allowed(plain_of(master))
     conf = read_conf(base)
     laid = layout.lay_out(base["table"], arguments)
     layout.check_settings(laid)

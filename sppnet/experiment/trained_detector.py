@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sppnet.artifacts import read_json
+from sppnet.artifacts import read_json, reading
 from sppnet.errors import ArtifactError, DataError, SppnetError
 from sppnet.experiment.detection_inputs import windows_of
 from sppnet.experiment.detector_testing import read_parts
@@ -80,6 +80,9 @@ def load_detector(path: Path) -> LoadedDetector:
     Raises:
         ArtifactError: It is no finished run of detection, or what it stands on is not there.
     """
+    from sppnet.experiment.compose import compose_config
+
+    compose_config([])  # and with it what the user's own configuration allows
     directory = RunDirectory(path)
     plan, config = read_plan(directory)
     if plan.stage != "detection":
@@ -87,7 +90,8 @@ def load_detector(path: Path) -> LoadedDetector:
     if not directory.is_complete:
         raise ArtifactError(f"{path}: the run is not complete, or damaged; run its command again")
     given = {key: value for key, value in config.items() if key not in ("run", "identity")}
-    return LoadedDetector(plan, given, path.resolve().parent.parent)
+    with reading(path / "config.yaml"):
+        return LoadedDetector(plan, given, path.resolve().parent.parent)
 
 
 def _require(path: Path) -> Path:

@@ -95,7 +95,8 @@ def _start(take: Take) -> Logger:
         os.environ.setdefault("WANDB_SILENT", "true")
         named = {"id": take.plan.key[:8], "name": take.plan.label or take.path.name}
     logger: Logger = make(chosen, save_dir=str(take.path), **named)
-    logger.log_hyperparams(take.directory.read_config())
+    # What decides its result, with content in place of places: dashboards may be elsewhere.
+    logger.log_hyperparams({"label": take.plan.label, **take.directory.read_config()["identity"]})
     return logger
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, final
 
-from sppnet.errors import SppnetError
+from sppnet.errors import exit_code_of
 from sppnet.experiment.plan import PlannedRun
 from sppnet.experiment.runners import Ended, OnStep, RunError, Runner
 from sppnet.run.directory import RunDirectory
@@ -175,7 +175,7 @@ def _run(directory: Path, events: TextIO) -> dict[str, Any]:
         _say(events, {"event": "interrupted"})
         sys.exit(stop.exit_code)
     except Exception as error:
-        code = error.exit_code if isinstance(error, SppnetError) else 1
+        code = exit_code_of(error)
         return {"event": "failed", "kind": type(error).__name__, "error": str(error), "exit_code": code}
     return {"event": "done"}
 

@@ -92,7 +92,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file; give the path of a .safetensors file") from error
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         raise ArtifactError(
             f"{path}: not a readable safetensors file ({error}); make or fetch it again"
         ) from error

@@ -60,11 +60,23 @@ class DigestCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read tensors and plain containers only, onto the CPU unless told otherwise."""
+        """Read tensors and plain containers only, onto the CPU unless told otherwise.
+
+        Raises:
+            ArtifactError: It holds something else, or is no checkpoint of a training.
+        """
         del weights_only  # there is one safe way
         location = "cpu" if map_location is None else map_location
-        checkpoint: dict[str, Any] = torch.load(path, map_location=location, weights_only=True)
-        return checkpoint
+        try:
+            checkpoint = torch.load(path, map_location=location, weights_only=True)
+            if not {"state_dict", "loops", "callbacks"} <= set(checkpoint):
+                raise TypeError("no state of a training in it")
+        except Exception as error:  # whatever an unpickler stumbles over
+            found = " ".join(str(error).split())[:200]
+            raise ArtifactError(
+                f"{path}: no checkpoint of ours ({found}); remove it and run again"
+            ) from error
+        return dict(checkpoint)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove one file."""

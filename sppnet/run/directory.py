@@ -5,6 +5,7 @@ torch import.
 """
 
 import contextlib
+import hashlib
 import os
 import platform
 import re
@@ -31,6 +32,7 @@ from sppnet.errors import ArtifactError, ResourceError
 
 PROVENANCE: Final = "provenance.json"
 _CONFIG: Final = "config.yaml"
+_SEAL: Final = "sha256: "
 _MARKER: Final = "COMPLETE"
 _MAX_SLUG: Final = 80
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is tens of times as fast
@@ -40,6 +42,12 @@ _WAIT_SECONDS: Final = 1.0
 def slug(text: str) -> str:
     """Make any text a readable file name of at most 80 characters."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:_MAX_SLUG] or "cell"
+
+
+def sealed(config: Mapping[str, Any]) -> str:
+    """What `config.yaml` holds: YAML, and the SHA-256 of all of it in the last line."""
+    body = yaml.safe_dump(dict(config), sort_keys=False)
+    return f"{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n"
 
 
 class RunDirectory:
@@ -68,7 +76,10 @@ class RunDirectory:
         """
         file = self.path / _CONFIG
         try:
-            config = _Loader(file.read_text(encoding="utf-8")).get_single_data()
+            body, _, seal = file.read_text(encoding="utf-8").rpartition(_SEAL)
+            if hashlib.sha256(body.encode()).hexdigest() != seal.strip():
+                raise ValueError("it is not what its last line vouches for")
+            config = _Loader(body).get_single_data()
         except FileNotFoundError as error:
             raise ArtifactError(f"{self.path}: no {_CONFIG} in it; give the directory of a run") from error
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -94,7 +105,7 @@ class RunDirectory:
                     f"remove or rename {self.path} and run again"
                 )
             if is_ours or not exists:  # else another process runs it, with the same one
-                write_text(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
+                write_text(self.path / _CONFIG, sealed(config))
 
     @contextlib.contextmanager
     def hold(self, *, wait: Callable[[], None] | None = None) -> Iterator[bool]:
@@ -157,7 +168,8 @@ class RunDirectory:
         """Seconds that earlier, interrupted takes of this run have used."""
         try:
             status = read_json(self.path / "status.json")
-            return float(status["seconds"]) if status["state"] == "interrupted" else 0.0
+            spent = float(status["seconds"]) if status["state"] == "interrupted" else 0.0
+            return spent if 0 <= spent < float("inf") else 0.0
         except (ArtifactError, KeyError, TypeError, ValueError):
             return 0.0
 

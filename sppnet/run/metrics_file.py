@@ -1,13 +1,15 @@
 """metrics.jsonl: what a run reported while it trained, one JSON object a line, flushed as it goes."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, final
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from sppnet.artifacts import cannot_write, write_text
+from sppnet.artifacts import cannot_write, reading, write_atomic
 from sppnet.data.records import ImageBatch
+from sppnet.errors import ArtifactError
 
 
 @final
@@ -25,22 +27,36 @@ class MetricsFile(Callback):
         self.loss_sum, self.num_batches = 0.0, 0  # of the epoch so far
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of lines written so far, and the unfinished epoch's losses."""
-        return {"num_lines": self.num_lines, "loss_sum": self.loss_sum, "num_batches": self.num_batches}
+        """The lines written so far, and the unfinished epoch's losses."""
+        digest = hashlib.sha256(self._written()).hexdigest()
+        return {
+            "num_lines": self.num_lines,
+            "lines": digest,
+            "loss_sum": self.loss_sum,
+            "num_batches": self.num_batches,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the checkpoint's."""
-        self.num_lines = state_dict["num_lines"]
-        self.loss_sum, self.num_batches = state_dict["loss_sum"], state_dict["num_batches"]
+        """Go on from the checkpoint's.
+
+        Raises:
+            ArtifactError: The lines are not those that it knows.
+        """
+        with reading(self.path.parent):
+            self.num_lines, lines = state_dict["num_lines"], state_dict["lines"]
+            self.loss_sum, self.num_batches = state_dict["loss_sum"], state_dict["num_batches"]
+        if hashlib.sha256(self._written()).hexdigest() != lines:
+            raise ArtifactError(
+                f"{self.path}: its first {self.num_lines} lines are not those that the checkpoint knows; "
+                f"restore the file, or remove its directory to train anew"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut off what came after the checkpoint (all of it, in a new run)."""
         if not trainer.is_global_zero:
             return
-        lines = (
-            self.path.read_text(encoding="utf-8").splitlines()[: self.num_lines] if self.path.exists() else []
-        )
-        write_text(self.path, "".join(line + "\n" for line in lines))
+        written = self._written()
+        write_atomic(self.path, lambda stream: stream.write(written))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -63,6 +79,10 @@ class MetricsFile(Callback):
         mean_loss = self.loss_sum / max(1, self.num_batches)
         self._append(trainer, {"end_of_epoch": 1, "train/loss": mean_loss, **held_out})
         self.loss_sum, self.num_batches = 0.0, 0
+
+    def _written(self) -> bytes:
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        return b"".join(lines[: self.num_lines])
 
     def _append(self, trainer: Trainer, metrics: dict[str, float | int]) -> None:
         if not trainer.is_global_zero:

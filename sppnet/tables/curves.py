@@ -1,5 +1,6 @@
 """A table as a picture: one curve a row, over columns that are numbers (Figs. of error against test size)."""
 
+import contextlib
 from pathlib import Path
 
 from sppnet.artifacts import write_atomic
@@ -51,8 +52,14 @@ def _points(table: Table, metric: Metric, row: Setting) -> list[tuple[float, flo
     """List place, our number and its deviation over seeds, of finished cells."""
     points = []
     for column in table.columns:
-        one = table.cells[row.id, column.id].measured[metric.key]
-        if one.ours is not None:
-            # A column's value is 144 of the id "144", 5 of "per_class=5".
-            points.append((float(column.id.rpartition("=")[2]), one.ours, one.std or 0.0))
+        one, place = table.cells[row.id, column.id].measured[metric.key], _number(column)
+        if one.ours is not None and place is not None:
+            points.append((place, one.ours, one.std or 0.0))
     return sorted(points)
+
+
+def _number(column: Setting) -> float | None:
+    """A column's value: 144 of the id "144", 5 of "per_class=5"; None of one that is no number."""
+    with contextlib.suppress(ValueError):
+        return float(column.id.rpartition("=")[2])
+    return None

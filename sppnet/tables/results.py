@@ -147,7 +147,7 @@ def _build(
         claims=(),
         runs=tuple(runs),
         built_on=tuple(built_on),
-        per_class=raw.get("per_class"),
+        per_class=clean(raw["per_class"]) if raw.get("per_class") else None,
         repeats=clean(raw.get("repeats", "seed")),
         curve=clean(raw["curve"]) if raw.get("curve") else None,
         notes=tuple(notes),

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 
 from sppnet.data.targets import ShapesVocTarget
+from sppnet.run.directory import RunDirectory, sealed
 
 EVERYTHING = "-10"
 
@@ -33,7 +33,7 @@ test_images.__test__ = False  # type: ignore[attr-defined]
 @pytest.mark.parametrize("name", ["pool-spp_one", "ftfc7_bb-spp_one"])
 def test_new_pictures_are_seen_as_the_test_images_were(sppnet, detectors, name, capfd):
     run = of_cell(detectors, name)
-    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings = RunDirectory(run).read_config()
     assert settings["detection"]["moved"] == name.startswith("ftfc7_bb")
     kept = load_file(run / "detections.safetensors")
     stop = int(kept["counts"][0])
@@ -66,11 +66,16 @@ def test_a_detector_may_be_moved_with_the_runs_it_builds_on(sppnet, detectors, t
     shutil.copy(test_images()[1], "picture.jpg")
     run = of_cell(moved, "ftfc7_bb-spp_one")
     assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 0
-    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings = RunDirectory(run).read_config()
     settings["run"]["below"]["machines"] = ["detectors/gone-00000000"]
-    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    (run / "config.yaml").write_text(sealed(settings))
     assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 4
     assert f"builds on {moved / 'detectors' / 'gone-00000000'}, which is not there" in capfd.readouterr().err
+
+
+def say(run: Path, **what: str) -> None:
+    """Have a run's directory say that it is something else."""
+    (run / "config.yaml").write_text(sealed({"run": what}))
 
 
 @pytest.mark.parametrize(
@@ -78,15 +83,9 @@ def test_a_detector_may_be_moved_with_the_runs_it_builds_on(sppnet, detectors, t
     [
         (lambda run: (run / "config.yaml").unlink(), "no config.yaml in it"),
         (lambda run: (run / "COMPLETE").unlink(), "not complete"),
-        (
-            lambda run: (run / "config.yaml").write_text("run: {stage: transfer, key: x, label: x}"),
-            "not of a detector",
-        ),
-        (
-            lambda run: (run / "config.yaml").write_text("run: {stage: juggling, key: x, label: x}"),
-            "no stage",
-        ),
-        (lambda run: (run / "config.yaml").write_text("run: {a: b}"), "not a run of this version"),
+        (lambda run: say(run, stage="transfer", key="x", label="x"), "not of a detector"),
+        (lambda run: say(run, stage="juggling", key="x", label="x"), "no stage"),
+        (lambda run: say(run, a="b"), "not a run of this version"),
     ],
 )
 def test_what_is_no_detector_is_told_in_one_line(sppnet, detectors, spoil, message, capfd):

@@ -13,6 +13,7 @@ from sppnet.errors import ConfigError
 from sppnet.experiment.execution import run_in
 from sppnet.experiment.stages import STAGES, Need, Stage
 from sppnet.experiment.take import Outcome, Take
+from sppnet.run.directory import RunDirectory, sealed
 
 ONE = ("backbone=zf5", "training.epochs=1", "jobs=1")
 
@@ -64,8 +65,9 @@ def test_threads_and_randomness_of_a_stage_do_not_reach_the_next(detectors: Path
                 return Outcome({})
 
             monkeypatch.setitem(STAGES, stage, STAGES[stage]._replace(does=look))
-            config = (run / "config.yaml").read_text()
-            (run / "config.yaml").write_text(config.replace("threads: 1", "threads: null"))
+            config = RunDirectory(run).read_config()
+            config["trainer"]["threads"] = None
+            (run / "config.yaml").write_text(sealed(config))
             (run / "COMPLETE").unlink()
             run_in(run, report=lambda step: None)
             assert torch.get_num_threads() == 2
@@ -191,17 +193,18 @@ def check_of(*overrides: str) -> None:
     from hydra import compose, initialize_config_dir
 
     from sppnet.experiment.checks import check
-    from sppnet.experiment.compose import plain_of, register
+    from sppnet.experiment.compose import allowed, plain_of, register
     from sppnet.experiment.installation import conf_dir
     from sppnet.experiment.reading import read_conf
 
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        check(read_conf(plain_of(compose("config", overrides=["preset=mini", *overrides]))))
+        check(read_conf(allowed(plain_of(compose("config", overrides=["preset=mini", *overrides])))))
 
 
 def test_what_a_part_is_good_for_does_not_depend_on_what_its_class_is_called(mine: str, tmp_path: Path):
     folder = f"data.root={tmp_path}"
+    check_of(f"allow_targets=[{mine}.LmdbReader,{mine}.CocoTarget,{mine}.Plain]")
     reader = (f"data.reader._target_={mine}.LmdbReader", "data=folder", folder)
     check_of(*reader, "schedule=plateau", "data.val_fraction=0")
     detection = ("detection=pool", "windows=spp_one")
@@ -214,6 +217,7 @@ def test_what_a_part_is_good_for_does_not_depend_on_what_its_class_is_called(min
 
 def test_a_detector_learns_from_boxes_of_a_users_own_class(sppnet, mine: str, tmp_path: Path, tiny_detection):
     own = f"++target={{_target_: {mine}.CocoTarget, name: mine, root: {tmp_path}}}"
+    tiny_detection = (*tiny_detection, f"allow_targets=[{mine}.CocoTarget]")
     given = [value for value in tiny_detection if not value.startswith("target.")]
     arguments = ("experiment=table9", "detection=pool", "windows=spp_one", "target=none", own, *given)
     assert sppnet(*arguments) == 0

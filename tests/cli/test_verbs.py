@@ -1,6 +1,8 @@
 """The verbs that look: at data, at kernels."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +57,30 @@ def test_bench_knows_its_rows(sppnet, capfd):
         sppnet("bench", "warp-drive")
     assert stop.value.code == 2
     assert "warp-drive" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "said"),
+    [
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        ("> /dev/full", 6, "standard output, or the current folder: No space left on device"),
+        ("> /dev/full 2>&1", 6, ""),
+        ("| head -c 1; exit ${PIPESTATUS[0]}", 0, ""),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_is_no_traceback(tmp_path: Path, streams: str, code: int, said: str):
+    command = f"{sys.executable} -m sppnet.cli.main --help {streams}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_files_do_not_get_the_numbers_of_streams_that_were_closed(tmp_path: Path):
+    code = (
+        "import os, sppnet.cli.main as m; m._open_streams(); "
+        "print(os.open('/dev/null', 0), file=open('n', 'w'))"
+    )
+    subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" >&- 2>&- <&-'], cwd=tmp_path, check=True)
+    assert int((tmp_path / "n").read_text()) > 2

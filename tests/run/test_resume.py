@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sppnet.artifacts import write_named_by_digest
 from sppnet.errors import ArtifactError
-from sppnet.run.checkpoints import newest_checkpoint
+from sppnet.run.checkpoints import DigestCheckpointIO, newest_checkpoint
+from sppnet.run.metrics_file import MetricsFile
 
 # Every batch is followed by a checkpoint: wherever the kill falls, there is one in mid-epoch.
 ALWAYS = "trainer.checkpoint_minutes=0"
@@ -72,9 +74,36 @@ def test_whatever_asks_to_stop_a_training_has_it_saved_and_says_so(tmp_path: Pat
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    from sppnet.run.checkpoints import DigestCheckpointIO
+@pytest.mark.parametrize("payload", ["pickle", {}, [1], {"state_dict": {}}])
+def test_a_well_named_checkpoint_of_anything_else_is_named_and_not_run(tmp_path: Path, payload):
+    canary = tmp_path / "canary"
 
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (canary,)
+
+    content = Payload() if payload == "pickle" else payload
+    path = write_named_by_digest(tmp_path, "checkpoint-00000001", ".ckpt", lambda s: torch.save(content, s))
+    with pytest.raises(ArtifactError, match=r"checkpoint-00000001-\w+\.ckpt: no checkpoint of ours"):
+        DigestCheckpointIO().load_checkpoint(path)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"null", b"\xff\xfe", b'{"epoch": 9}\n' * 99])
+def test_lines_that_a_checkpoint_does_not_know_are_refused(tmp_path: Path, damage: bytes):
+    written = MetricsFile(directory=tmp_path, every_steps=1)
+    written.path.write_bytes(b'{"epoch": 0}\n{"epoch": 1}\n{"epoch": 2}\n')
+    written.num_lines = 2
+    state = written.state_dict()
+    again = MetricsFile(directory=tmp_path, every_steps=1)
+    again.load_state_dict(state)
+    assert again.num_lines == 2
+    written.path.write_bytes(damage)
+    with pytest.raises(ArtifactError, match=r"metrics\.jsonl: its first 2 lines are not"):
+        again.load_state_dict(state)
+
+
+def checkpoints(folder: Path) -> list[Path]:
     for step in (10, 20, 30):
         DigestCheckpointIO().save_checkpoint({"step": step}, folder / f"checkpoint-{step:08d}")
     return sorted(folder.glob("*.ckpt"))
