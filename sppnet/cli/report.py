@@ -12,6 +12,8 @@ from sppnet.tables.render import to_csv, to_json, to_latex, to_markdown
 from sppnet.tables.results import read_table, table_directories
 from sppnet.tables.table import Table
 
+_FORMATS = ("md", "csv", "json", "tex")
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb.
@@ -27,9 +29,13 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     directories = table_directories(arguments.directory)
-    if len(directories) > 1 and (arguments.group or arguments.publish or arguments.format == "csv"):
+    if len(directories) > 1 and (arguments.group or arguments.publish):
         names = ", ".join(str(directory) for directory in directories)
-        raise ConfigError(f"--group, --publish and --format csv are for one table; name one of {names}")
+        raise ConfigError(f"--group and --publish are for one table; name one of {names}")
+    suffix = arguments.out.suffix[1:] if arguments.out else ""
+    arguments.format = arguments.format or (suffix if suffix in _FORMATS else "terminal")
+    if len(directories) > 1 and arguments.format == "csv":
+        raise ConfigError(f"csv is for one table; name one of {', '.join(map(str, directories))}")
     tables = [read_table(directory, arguments.group) for directory in directories]
     if arguments.publish:
         for file in _publish(tables[0], directories[0], arguments.publish):
@@ -66,9 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     add_table_arguments(parser)
     parser.add_argument(
         "--format",
-        choices=["terminal", "md", "csv", "json", "tex"],
-        default="terminal",
-        help="json of a directory of tables is a list",
+        choices=["terminal", *_FORMATS],
+        help="default: what --out ends in, or terminal; json of a directory of tables is a list",
     )
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--out", type=Path, metavar="FILE", help="write to a file")

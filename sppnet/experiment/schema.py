@@ -181,7 +181,9 @@ class TableConf(Record):
     skip: list[Any] = dataclasses.field(default_factory=list)
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: list[Any] = dataclasses.field(default_factory=list)
+    measures: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     paper: dict[str, Any] = dataclasses.field(default_factory=dict)
+    paper_data: list[str] = dataclasses.field(default_factory=list)
     others: list[Any] = dataclasses.field(default_factory=list)
     claims: list[Any] = dataclasses.field(default_factory=list)
 

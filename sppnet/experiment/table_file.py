@@ -1,6 +1,6 @@
 """What a sweep writes down of its table for `sppnet report`: its layout, and which run is which cell."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
     """What `sppnet report` needs to know of a table beside its runs."""
     table = conf.table
     labels = table.labels
+    tested = conf.target or conf.data
     return {
         "format": FORMAT,
         "table": table.name,
@@ -39,18 +40,27 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
                 "column": run.cell.column,
                 "repeat": run.cell.repeat,
                 "run": run.directory.path.name,
+                "data": ((run.given.get("target") or run.given.get("data") or tested)["name"]),
             }
             for run in cells
             if run.cell
         ],
         "built_on": sorted(run.place for run in built_on(cells)),
-        "metrics": table.metrics,
+        "metrics": table.metrics or _measured(table.measures, cells),
         "paper": table.paper,
+        "paper_data": table.paper_data,
+        "num_test": tested.get("facts", {}).get("num_test"),
         "claims": table.claims,
         "curve": table.curve,
         "per_class": table.per_class,
         "others": table.others,
     }
+
+
+def _measured(measures: Mapping[str, list[Any]], cells: Sequence[PlannedRun]) -> list[Any]:
+    """What cells measure, by what they do."""
+    stages = dict.fromkeys(run.plan.stage for run in cells)
+    return [metric for stage in stages for metric in measures.get(stage, []) if metric]
 
 
 def _data(conf: Conf) -> str:

@@ -130,10 +130,12 @@ def _times(ours: Measurement, other: Measurement) -> tuple[float, float | None] 
     return other.ours / ours.ours, paper
 
 
-def _better(finished: Sequence[Comparison]) -> tuple[bool, str]:
-    """Judge "wins in every place"."""
-    wins = sum(pair.gain > 0 for pair in finished)
-    return wins == len(finished), f"holds in {wins} of {len(finished)}"
+def _better(finished: Sequence[Comparison]) -> tuple[bool | None, str]:
+    """Judge "wins in every place": a loss refutes it, a tie leaves it open."""
+    wins, ties = sum(pair.gain > 0 for pair in finished), sum(pair.gain == 0 for pair in finished)
+    holds = wins == len(finished) if wins + ties < len(finished) or not ties else None
+    tied = f", {ties} tied" if ties else ""
+    return holds, f"holds in {wins} of {len(finished)}{tied}"
 
 
 def _largest_gain(finished: Sequence[Comparison], at: Setting) -> tuple[bool | None, str]:

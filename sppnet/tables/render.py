@@ -2,6 +2,8 @@
 
 import csv
 import io
+import itertools
+import math
 import re
 from dataclasses import asdict
 from typing import Any
@@ -85,21 +87,21 @@ def _json_cell(cell: Cell, headline: Metric) -> dict[str, Any]:
 
 
 def to_csv(table: Table) -> str:
-    """Return one line per metric, row and column; the preset stands in every line, for lines get copied."""
-    scale = "; ".join([table.scale, *table.reduced])
+    """Return one line per cell and repeat, a column for every metric, ours and the paper's."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["metric", "row", "column", "ours", "std", "n", "paper", "difference", "status", "preset", "stale"]
-    )
-    for metric in table.metrics:
-        for row in (row for row in table.rows if metric.is_of(row.id)):
-            for column in table.columns:
-                cell = table.cells[row.id, column.id]
-                one = cell.measured[metric.key]
-                labels = [escape.csv_text(text) for text in (metric.label, row.label, column.label)]
-                numbers = [one.ours, one.std, one.n, one.paper, one.difference]
-                writer.writerow([*labels, *numbers, cell.status, escape.csv_text(scale), cell.is_stale])
+    named = [*(metric.label for metric in table.metrics), *(f"paper: {one.label}" for one in table.metrics)]
+    head = ["row", "column", table.repeats, "status", "stale", "preset", *named]
+    writer.writerow([escape.csv_text(text) for text in head])
+    for row, column in itertools.product(table.rows, table.columns):
+        cell = table.cells[row.id, column.id]
+        measured = [cell.measured[metric.key] for metric in table.metrics]
+        paper = [one.paper for one in measured]
+        labels = [escape.csv_text(text) for text in (row.label, column.label)]
+        for repeat, status in (cell.seeds or {0: cell.status}).items():
+            ours = [round(value, 6) for one in measured for value in [one.values.get(repeat, math.nan)]]
+            shown = ["" if math.isnan(value) else value for value in ours]
+            writer.writerow([*labels, repeat, status, cell.is_stale, table.scale, *shown, *paper])
     return stream.getvalue()
 
 
@@ -112,12 +114,17 @@ def _one_line(table: Table, cell: Cell, metric: Metric) -> str:
     return f"{text} ({', '.join(beside)})" if beside else text
 
 
+def _legend(table: Table) -> str:
+    has_paper = any(table.has_paper(metric) for metric in table.metrics)
+    return legend(table) + (" Each cell: ours (paper, difference)." if has_paper else "")
+
+
 def to_markdown(table: Table) -> str:
     """Return a GitHub Markdown document: heading, one table per metric, claims, notes."""
     lines = [f"# {escape.markdown(table.heading)}", ""]
     lines += [f"- {escape.markdown(line)}" for line in table.reduced]
     lines += [""] * bool(table.reduced)
-    lines += [escape.markdown(f"{legend(table)} Each cell: ours (paper, difference)."), ""]
+    lines += [escape.markdown(_legend(table)), ""]
     for metric in table.metrics:
         lines += _markdown_grid(table, metric)
     lines += [
@@ -157,7 +164,7 @@ def to_latex(table: Table) -> str:
             cells = [_one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
             lines.append(_latex_row([row.label]).removesuffix(r" \\") + " & " + _latex_numbers(cells))
         lines += [r"\bottomrule", r"\end{tabular}", ""]
-    sentences = [*table.reduced, legend(table), "Each cell: ours (paper, difference)."]
+    sentences = [*table.reduced, _legend(table)]
     sentences += [f"{_VERDICT[claim.holds]}: {claim.text} - {claim.detail}" for claim in table.claims]
     sentences += [f"note: {note}" for note in table.notes]
     lines += [rf"\par\footnotesize {escape.latex(sentence)}" for sentence in sentences]

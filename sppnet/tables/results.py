@@ -110,6 +110,12 @@ def _build(
     seeds = tuple(int(seed) for seed in raw["seeds"])
     metrics = tuple(_metric(metric) for metric in raw["metrics"])
     by_place = {(run.row, run.column, run.repeat): run for run in runs}
+    is_whole = raw.get("num_test") in (None, *(run.metrics.get("test/num_images") for run in runs))
+    of_paper = {
+        (cell["row"], cell["column"])
+        for cell in raw["cells"]
+        if is_whole and cell.get("data") in (raw.get("paper_data") or [cell.get("data")])
+    }
     notes = [*notes, *_lacking_classes(runs), *_stale(runs)]
     if not (rows and columns and seeds and metrics):
         raise ValueError("rows, columns, seeds and metrics must each have an entry")
@@ -120,6 +126,7 @@ def _build(
             {seed: by_place.get((row.id, column.id, seed)) for seed in seeds},
             metrics,
             raw["paper"],
+            is_comparable=(row.id, column.id) in of_paper,
         )
         for row in rows
         for column in columns
@@ -135,7 +142,7 @@ def _build(
         title=clean(raw["title"]),
         group=group,
         preset=clean(raw["preset"]),
-        data=clean(raw["data"]),
+        data=clean(raw["data"] if is_whole or not runs else _part(raw, runs)),
         reduced=tuple(clean(line) for line in raw["reduced"]),
         command=clean(raw["command"]),
         created=clean(raw["created"]) if raw.get("created") else None,
@@ -179,6 +186,13 @@ def _lacking_classes(runs: Iterable[Run]) -> list[str]:
     ]
 
 
+def _part(raw: Mapping[str, Any], runs: Iterable[Run]) -> str:
+    """What was tested on, if it is not all of what its name says, or something else in that layout."""
+    counts = sorted({run.metrics["test/num_images"] for run in runs if "test/num_images" in run.metrics})
+    tested = " or ".join(f"{count:.0f}" for count in counts) or "no"
+    return f"{raw['data']}'s layout, {tested} test images where {raw['data']} has {raw['num_test']}"
+
+
 def _stale(runs: Iterable[Run]) -> list[str]:
     """Say which numbers were made by other code than there is now."""
     stale = [run for run in runs if run.changes]
@@ -197,6 +211,8 @@ def _cell(
     runs: Mapping[int, Run | None],
     metrics: Sequence[Metric],
     paper: Mapping[str, Any],
+    *,
+    is_comparable: bool,
 ) -> Cell:
     """Join the runs of one cell, one per seed and None where a seed has not run.
 
@@ -214,7 +230,9 @@ def _cell(
         status=status,
         seeds=states,
         measured={
-            metric.key: _measure(metric, complete, paper.get(metric.key, {}).get(row, {}).get(column))
+            metric.key: _measure(
+                metric, complete, paper.get(metric.key, {}).get(row, {}).get(column), is_comparable
+            )
             for metric in metrics
         },
         num_images=int(min(counts)) if counts else None,
@@ -225,12 +243,14 @@ def _cell(
 def _reference(row: Setting, column: Setting, metrics: Sequence[Metric], other: Mapping[str, Any]) -> Cell:
     """Make a cell of another method: metric key -> column -> number, each of which may be lacking."""
     measured = {
-        metric.key: _measure(metric, {}, other.get(metric.key, {}).get(column.id)) for metric in metrics
+        metric.key: _measure(metric, {}, other.get(metric.key, {}).get(column.id), True) for metric in metrics
     }
     return Cell(row.id, column.id, "reference", {}, measured, None)
 
 
-def _measure(metric: Metric, complete: Mapping[int, Run], paper: int | float | None) -> Measurement:
+def _measure(
+    metric: Metric, complete: Mapping[int, Run], paper: int | float | None, is_comparable: bool
+) -> Measurement:
     if paper is not None and not math.isfinite(paper):
         raise ValueError(f"the paper's {metric.key} is {paper}")
     values = {
@@ -238,4 +258,5 @@ def _measure(metric: Metric, complete: Mapping[int, Run], paper: int | float | N
         for repeat, run in complete.items()
         if metric.key in run.metrics
     }
-    return Measurement.of(values, paper=None if paper is None else float(paper))
+    known = None if paper is None else float(paper)
+    return Measurement.of(values, paper=known, is_comparable=is_comparable)

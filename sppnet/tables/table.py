@@ -79,6 +79,7 @@ class Measurement:
         n: Number of complete seeds that measured it.
         paper: The paper's number, where it gives one.
         values: Of every complete seed (or split), by its number.
+        is_comparable: Whether ours was measured on the data that the paper's was.
     """
 
     ours: float | None
@@ -86,9 +87,12 @@ class Measurement:
     n: int
     paper: float | None
     values: Mapping[int, float]
+    is_comparable: bool = True
 
     @classmethod
-    def of(cls, values: Mapping[int, float], *, paper: float | None = None) -> "Measurement":
+    def of(
+        cls, values: Mapping[int, float], *, paper: float | None = None, is_comparable: bool = True
+    ) -> "Measurement":
         """Mean and deviation over seeds (or splits) of values in the printed unit."""
         rounded = {repeat: round(value, 10) for repeat, value in values.items()}
         return cls(
@@ -97,12 +101,15 @@ class Measurement:
             n=len(rounded),
             paper=paper,
             values=rounded,
+            is_comparable=is_comparable,
         )
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the paper's."""
-        return None if self.ours is None or self.paper is None else round(self.ours - self.paper, 10)
+        """Ours minus the paper's; None where they are of different data."""
+        if self.ours is None or self.paper is None or not self.is_comparable:
+            return None
+        return round(self.ours - self.paper, 10)
 
 
 @dataclass(frozen=True)
@@ -233,6 +240,10 @@ class Table:
     per_class: str | None
     repeats: str
     notes: tuple[str, ...]
+
+    def has_paper(self, metric: Metric) -> bool:
+        """Whether the paper has a number of a metric."""
+        return any(cell.measured[metric.key].paper is not None for cell in self.cells.values())
 
     @property
     def heading(self) -> str:

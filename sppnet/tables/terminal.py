@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def print_table(table: Table, directory: Path) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         # A terminal that knows no "±" shows "?"; the table does not crash on it.
         sys.stdout.reconfigure(errors="replace")
-    width = shutil.get_terminal_size().columns if is_terminal else 80
+    width = shutil.get_terminal_size((80, 24)).columns
     print(to_terminal(table, width=width, is_coloured=is_terminal and "NO_COLOR" not in os.environ), end="")
     if picture is not None:
         print(f"picture: {picture}")
@@ -67,14 +68,21 @@ def to_terminal(table: Table, *, width: int, is_coloured: bool) -> str:
     for line in table.reduced:
         console.print(Text(f"  - {line}"))
     console.print(Text(legend(table)))
+    missing = [row for row in table.rows if _is_missing(table, row)]
+    missing = [] if len(missing) == len(table.rows) else missing
     for metric in table.metrics:
-        for columns in _blocks(table, metric, width):
+        begun = [row for row in rows_of(table, metric) if row not in missing]
+        grid = _grid if table.has_paper(metric) else _plain_grid
+        for columns in _blocks(table, metric, width) if begun else []:
             console.print()
-            console.print(_grid(table, metric, columns))
+            console.print(grid(table, metric, columns, begun))
+    if missing:
+        console.print()
+        console.print(Text(f"not run yet: {', '.join(row.label for row in missing)}", style="yellow"))
     if (by_class := per_class_table(table)) is not None:
         for columns in _blocks(by_class, by_class.metrics[0], width):
             console.print()
-            console.print(_plain_grid(by_class, by_class.metrics[0], columns))
+            console.print(_plain_grid(by_class, by_class.metrics[0], columns, by_class.rows))
     console.print()
     for claim in table.claims:
         style = {True: "green", False: "red", None: "yellow"}[claim.holds]
@@ -83,6 +91,12 @@ def to_terminal(table: Table, *, width: int, is_coloured: bool) -> str:
     for note in table.notes:
         console.print(Text(f"note: {note}", style="yellow"))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _is_missing(table: Table, row: Setting) -> bool:
+    """Whether nothing of a row has begun."""
+    states = {table.cells[row.id, column.id].status for column in table.columns}
+    return "missing" in states and states <= {"missing", "reference"}
 
 
 def _texts(table: Table, metric: Metric, row: Setting, column: Setting) -> tuple[str, str, str]:
@@ -113,26 +127,26 @@ def _blocks(table: Table, metric: Metric, width: int) -> list[list[Setting]]:
     return blocks
 
 
-def _plain_grid(table: Table, metric: Metric, columns: list[Setting]) -> Grid:
+def _plain_grid(table: Table, metric: Metric, columns: list[Setting], rows: Sequence[Setting]) -> Grid:
     """Ours alone, a line a row."""
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-    grid.add_column(Text(metric.label), max_width=2 * _LABEL_WIDTH)
+    grid.add_column(Text(metric.label), max_width=2 * _LABEL_WIDTH, overflow="fold")
     for column in columns:
-        grid.add_column(Text(column.label), justify="right")
-    for row in rows_of(table, metric):
+        grid.add_column(Text(column.label), justify="right", overflow="fold")
+    for row in rows:
         cells = [ours_text(table, table.cells[row.id, column.id], metric) for column in columns]
         grid.add_row(Text(row.label), *cells)
     return grid
 
 
-def _grid(table: Table, metric: Metric, columns: list[Setting]) -> Grid:
+def _grid(table: Table, metric: Metric, columns: list[Setting], rows: Sequence[Setting]) -> Grid:
     # The box's divider is one blank, the padding makes up the rest of the gap.
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-    grid.add_column(Text(metric.label), max_width=_LABEL_WIDTH)
+    grid.add_column(Text(metric.label), max_width=_LABEL_WIDTH, overflow="fold")
     grid.add_column("")
     for column in columns:
-        grid.add_column(Text(column.label), justify="right")
-    for row in rows_of(table, metric):
+        grid.add_column(Text(column.label), justify="right", overflow="fold")
+    for row in rows:
         cells = []
         for column in columns:
             ours, paper, difference = _texts(table, metric, row, column)

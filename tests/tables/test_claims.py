@@ -61,8 +61,8 @@ def test_one_place_that_says_otherwise_refutes_a_claim(sweep):
 def test_a_tie_is_not_a_win_even_through_rounding_noise(sweep):
     # 28.5 either way, yet 100 * 0.285 is 28.499999999999996 in binary.
     claim = _judge(sweep, BETTER, [[28.6, 28.4], [30, 30]], [[28.5, 28.5], [29, 29]], seeds=[0, 1])
-    assert claim.holds is False
-    assert "holds in 1 of 2: ZF-5 0.00" in claim.detail
+    assert claim.holds is None
+    assert "holds in 1 of 2, 1 tied: ZF-5 0.00" in claim.detail
 
 
 def test_a_missing_cell_leaves_a_claim_open(sweep):
