@@ -330,3 +330,12 @@ def test_the_tables_of_a_network_with_given_weights_train_nothing(
     assert sppnet(*arguments, "layer=pool", "features=crop") == 0
     assert len(completed(runs, "networks")) == 3
     assert len(completed(runs, experiment)) == len(found) + 1
+
+
+def test_a_sweep_of_ones_own_shows_what_its_svms_measured(sppnet, capfd, tmp_path: Path, tiny):
+    sweep = ("transfer=svm", "target=shapes", "layer=pool", "features.short_side=120,124", "table.name=own")
+    assert sppnet(*sweep, *TARGET, *tiny) == 0
+    text = " ".join(capfd.readouterr().out.split())
+    assert "SVMs' accuracy (%)" in text
+    assert "not measured" not in text
+    assert "paper" not in text.partition("SVMs' accuracy")[2]
