@@ -55,11 +55,11 @@ class Preconditioner:
     """
 
     def __init__(self, space: Space, num: int) -> None:
-        self._space, self._num = space, num
+        self.space, self._num = space, num
 
     @cached_property
     def _directions(self) -> Directions:
-        return self._space.find_directions(self._num)
+        return self.space.find_directions(self._num)
 
     def stiffness(self, curvature: Float[Tensor, "k n"]) -> float:
         """Spread of the Hessian's eigenvalues that is left, for the worst class."""
@@ -76,7 +76,6 @@ class Preconditioner:
 
 
 def minimise(
-    space: Space,
     preconditioner: Preconditioner,
     loss: MarginLoss,
     vectors: Float[Tensor, "k p"],
@@ -86,13 +85,13 @@ def minimise(
     """Step until every class's gap is under tolerance * value + allowance, or no longer falls.
 
     Args:
-        space: What the vectors are.
-        preconditioner: Of this space.
+        preconditioner: Of the space of the vectors.
         loss: Of every class.
         vectors: Where to start.
         tolerance: Relative gap.
         allowance: Absolute gap, float64.
     """
+    space = preconditioner.space
     vectors, scores = space.settle(vectors.clone())
     vectors, scores = vectors.clone(), scores.clone()
     point = Point(vectors, scores, allowance.new_zeros(len(vectors)), allowance.new_zeros(len(vectors)))
@@ -121,9 +120,7 @@ def minimise(
             part.of_classes(go_on.nonzero()[:, 0]),
         )
         is_close = gap[go_on] < _CLOSE * value[go_on]
-        step = _direction(
-            space, preconditioner, part.curvature(duals[go_on]), gradient, goal[go_on], is_close
-        )
+        step = _direction(preconditioner, part.curvature(duals[go_on]), gradient, goal[go_on], is_close)
         step, change = space.settle(step)
         length = _line_search(space, part, vectors[open_classes], scores[open_classes], step, change)
         moved, seen = vectors[open_classes] + length * step, scores[open_classes] + length * change
@@ -135,7 +132,6 @@ def minimise(
 
 
 def _direction(
-    space: Space,
     preconditioner: Preconditioner,
     curvature: Float[Tensor, "k n"],
     gradient: Float[Tensor, "k p"],
@@ -143,7 +139,7 @@ def _direction(
     is_close: Bool[Tensor, " k"],
 ) -> Float[Tensor, "k p"]:
     """Solve Hessian * step = -gradient by conjugate gradients; classes leave as they are done."""
-    scales = preconditioner.scales(curvature)
+    space, scales = preconditioner.space, preconditioner.scales(curvature)
     if preconditioner.stiffness(curvature) > _STIFF:
         exact = space.factor(curvature, gradient)
         if exact is not None:

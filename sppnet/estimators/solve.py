@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sppnet.estimators.margin_loss import smoothed_hinge, squared_hinge
 from sppnet.estimators.newton import Preconditioner, minimise
-from sppnet.estimators.spaces import FeatureSpace, GramSpace, Space, gram_matrix
+from sppnet.estimators.spaces import FeatureSpace, GramSpace, gram_matrix
 
 Loss = Literal["squared_hinge", "hinge"]
 
@@ -55,12 +55,13 @@ class SvmSolver:
         wanted = max(_MIN_DIRECTIONS, min(_DIRECTIONS_PER_CLASS * num_classes, _MAX_DIRECTIONS))
         self._num_directions = max(1, min(wanted, min(features.shape) // 4))
         self._features, self._bias_multiplier = features, bias_multiplier
-        primal = FeatureSpace(features, bias_multiplier, exact=False)
-        self._primal = primal, self._preconditioner(primal)
-        self._dual: tuple[GramSpace, Preconditioner] | None = None
+        self._primal = Preconditioner(
+            FeatureSpace(features, bias_multiplier, exact=False), self._num_directions
+        )
+        self._dual: Preconditioner | None = None
         if features.shape[0] <= features.shape[1]:
             gram = GramSpace(gram_matrix(features, bias_multiplier))
-            self._dual = gram, self._preconditioner(gram)
+            self._dual = Preconditioner(gram, self._num_directions)
 
     def solve(
         self,
@@ -81,39 +82,34 @@ class SvmSolver:
             start: Vectors of a similar problem.
         """
         run = _minimise_squared if loss == "squared_hinge" else _minimise_hinge
-        primal, _ = self._primal
+        primal = self._primal.space
         vectors = primal.zeros(len(signs)) if start is None else start.to(primal.zeros(0))
         duals = None
         if self._dual is not None:
-            gram, preconditioner = self._dual
-            coefficients = gram.zeros(len(signs))
+            coefficients = self._dual.space.zeros(len(signs))
             if start is not None:
                 duals = squared_hinge(signs, weights).duals(primal.settle(vectors)[1])
                 duals = torch.minimum(duals, weights) if loss == "hinge" else duals
                 coefficients[:, : signs.shape[1]] = duals * signs
-            found = run(gram, preconditioner, _Task(signs, weights, tolerance), coefficients, duals)
+            found = run(self._dual, _Task(signs, weights, tolerance), coefficients, duals)
             vectors, duals = primal.adjoint(found.vectors[:, : signs.shape[1]]), found.duals
         # After the dual, this only confirms the gap on the features themselves.
-        for space, preconditioner in self._stages():
-            dtype = space.zeros(0).dtype
+        for preconditioner in self._stages():
+            dtype = preconditioner.space.zeros(0).dtype
             task = _Task(signs.to(dtype), weights.to(dtype), tolerance)
-            found = run(
-                space, preconditioner, task, vectors.to(dtype), duals if duals is None else duals.to(dtype)
-            )
+            duals = duals if duals is None else duals.to(dtype)
+            found = run(preconditioner, task, vectors.to(dtype), duals)
             vectors, duals = found.vectors, found.duals
             if (found.gap <= tolerance).all():
                 break
         return found
 
-    def _stages(self) -> Iterator[tuple[Space, Preconditioner]]:
+    def _stages(self) -> Iterator[Preconditioner]:
         """Working precision, then float64 for what its rounding kept open."""
         yield self._primal
         if self._features.dtype != torch.float64:
             exact = FeatureSpace(self._features, self._bias_multiplier, exact=True)
-            yield exact, self._preconditioner(exact)
-
-    def _preconditioner(self, space: Space) -> Preconditioner:
-        return Preconditioner(space, self._num_directions)
+            yield Preconditioner(exact, self._num_directions)
 
 
 @final
@@ -126,7 +122,6 @@ class _Task(NamedTuple):
 
 
 def _minimise_squared(
-    space: Space,
     preconditioner: Preconditioner,
     task: _Task,
     vectors: Float[Tensor, "k p"],
@@ -135,18 +130,18 @@ def _minimise_squared(
     """The vectors alone say where the search stands."""
     loss = squared_hinge(task.signs, task.weights)
     allowance = vectors.new_zeros(len(vectors), dtype=torch.float64)
-    point = minimise(space, preconditioner, loss, vectors, task.tolerance, allowance)
+    point = minimise(preconditioner, loss, vectors, task.tolerance, allowance)
     return Solution(point.vectors, point.gap / point.value, None)
 
 
 def _minimise_hinge(
-    space: Space,
     preconditioner: Preconditioner,
     task: _Task,
     vectors: Float[Tensor, "k p"],
     duals: Float[Tensor, "k n"] | None,
 ) -> Solution:
     """Method of multipliers: a smoothed problem whose centre follows the dual variables."""
+    space = preconditioner.space
     vectors, scores = space.settle(vectors.clone())
     vectors, sharpness = vectors.clone(), _SHARPNESS
     if duals is None:
@@ -159,7 +154,7 @@ def _minimise_hinge(
     worst, waited = torch.inf, 0
     for _ in range(_MAX_ROUNDS):
         loss = smoothed_hinge(task.signs[todo], task.weights[todo], sharpness, duals[todo])
-        point = minimise(space, preconditioner, loss, vectors[todo], _INNER * task.tolerance, allowance[todo])
+        point = minimise(preconditioner, loss, vectors[todo], _INNER * task.tolerance, allowance[todo])
         vectors[todo], duals[todo] = point.vectors, loss.duals(point.scores)
         slack = loss.slack(point.scores)
         hinge = task.weights[todo] * slack.clamp(min=0)

@@ -76,9 +76,9 @@ def begin_network(conf: Conf, data: "ImageDataModule", *, is_new: bool) -> "SppN
 
 def save_network(net: "SppNet", classes: Sequence[str], path: Path) -> tuple[str, ...]:
     """Write a network's weights and classes to a run's directory; return the names of the files."""
-    from sppnet.models.weights import save_weights
+    from sppnet.models.weights import save_tensors
 
-    save_weights(net, path / "model.safetensors")
+    save_tensors(net.state_dict(), path / "model.safetensors")
     write_json(path / "classes.json", list(classes))
     return ("model.safetensors", "classes.json")
 

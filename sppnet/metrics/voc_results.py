@@ -4,14 +4,12 @@
 pixels from 1; here pixels count from 0. "comp4": trained on more than VOC's images (ImageNet's).
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
-from sppnet.artifacts import write_atomic
+from sppnet.artifacts import write_text
 from sppnet.errors import ConfigError
 from sppnet.metrics.detection_ap import Detections
 
@@ -56,7 +54,7 @@ def write_results(
             f"{image_ids[image]} {score:.9g} {x1:.15g} {y1:.15g} {x2:.15g} {y2:.15g}\n"
             for image, score, (x1, y1, x2, y2) in zip(*columns, strict=True)
         )
-        _write_lines(path, lines)
+        write_text(path, "".join(lines))
     return paths
 
 
@@ -65,11 +63,3 @@ def _result_file(folder: Path, image_set: str, class_name: str) -> Path:
     if Path(name).name != name or "\\" in name:
         raise ConfigError(f"{name!r}: names of image sets and classes must not be paths; rename them")
     return folder / name
-
-
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    def write(stream: BinaryIO) -> None:
-        while chunk := "".join(itertools.islice(lines, 10_000)):
-            stream.write(chunk.encode())
-
-    write_atomic(path, write)

@@ -16,21 +16,12 @@ _MOST_NAMES = 8
 log = logging.getLogger(__name__)
 
 
-def save_weights(net: nn.Module, path: Path) -> None:
-    """Write all parameters and buffers of a net, atomically.
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write named tensors, such as a net's `state_dict()`, atomically.
 
     Args:
-        net: The net.
+        tensors: By name, of any layout and device.
         path: Where to, by convention ending in .safetensors.
-
-    Raises:
-        ResourceError: The file cannot be written.
-    """
-    save_tensors(net.state_dict(), path)
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write named tensors, atomically.
 
     Raises:
         ResourceError: The file cannot be written.
@@ -68,7 +59,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Fill a net from a file that `save_weights` wrote; other dtypes are converted to the net's.
+    """Fill a net from a file of its `state_dict()`; other dtypes are converted to the net's.
 
     Args:
         net: The net; changed only if everything fits.

@@ -145,12 +145,9 @@ def _merged(node: fx.Node, reaches: dict[fx.Node, _Axes]) -> _Axes:
 
 
 def _through_module(axes: tuple[_Reach, _Reach], module: nn.Module, node: fx.Node) -> _Axes:
-    if isinstance(module, nn.Conv2d):
-        return _through(axes, module.kernel_size, module.stride, _padding(module), module.dilation)
-    if isinstance(module, nn.MaxPool2d):
-        return _through(axes, module.kernel_size, module.stride, module.padding, module.dilation)
-    if isinstance(module, nn.AvgPool2d):
-        return _through(axes, module.kernel_size, module.stride, module.padding, 1)
+    if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+        dilation = 1 if isinstance(module, nn.AvgPool2d) else module.dilation
+        return _through(axes, module.kernel_size, module.stride, _padding(module), dilation)
     if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
         if module.output_size in (1, (1, 1)):
             return None
@@ -159,8 +156,8 @@ def _through_module(axes: tuple[_Reach, _Reach], module: nn.Module, node: fx.Nod
     raise _unknown(node, type(module).__name__)
 
 
-def _padding(module: nn.Conv2d) -> int | Sequence[int]:
-    if module.padding == "same":
+def _padding(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> int | Sequence[int]:
+    if isinstance(module, nn.Conv2d) and module.padding == "same":
         return [d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
     return 0 if isinstance(module.padding, str) else module.padding
 

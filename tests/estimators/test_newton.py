@@ -29,7 +29,7 @@ def test_a_class_without_a_gradient_gets_no_step_and_leaves_the_others_theirs():
         zeros, adjoint, settle, dot = space.zeros, space.adjoint, space.settle, space.dot
         hessian, find_directions = space.hessian, space.find_directions
 
-    step = _direction(NeverExact(), Preconditioner(space, 2), loss.curvature(duals), gradient, goal, close)
+    step = _direction(Preconditioner(NeverExact(), 2), loss.curvature(duals), gradient, goal, close)
     assert torch.equal(step[0], torch.zeros_like(step[0]))
     hessian = torch.eye(7) + torch.cat([features, torch.ones(40, 1)], 1).T @ (
         loss.curvature(duals)[1][:, None] * torch.cat([features, torch.ones(40, 1)], 1)

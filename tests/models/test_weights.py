@@ -5,19 +5,19 @@ import torch
 from torch import nn
 
 from sppnet.errors import ArtifactError
-from sppnet.models.weights import load_weights, save_weights
+from sppnet.models.weights import load_weights, save_tensors
 
 
 def test_a_net_loads_what_another_saved_bit_for_bit_and_keeps_its_layout(tmp_path, small_net):
     one, two = small_net(), small_net()
-    save_weights(one, tmp_path / "net.safetensors")
+    save_tensors(one.state_dict(), tmp_path / "net.safetensors")
     load_weights(two, tmp_path / "net.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert two.backbone.trunk.get_submodule("conv2").weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_weights_of_another_net_leave_the_net_as_it_was(tmp_path):
-    save_weights(nn.Linear(2, 3), tmp_path / "other.safetensors")
+    save_tensors(nn.Linear(2, 3).state_dict(), tmp_path / "other.safetensors")
     net = nn.Sequential(nn.Linear(2, 3))
     before = net[0].weight.clone()
     with pytest.raises(
@@ -32,14 +32,14 @@ def test_weights_of_another_net_leave_the_net_as_it_was(tmp_path):
 
 
 def test_another_shape_is_named(tmp_path):
-    save_weights(nn.Linear(2, 3), tmp_path / "narrow.safetensors")
+    save_tensors(nn.Linear(2, 3).state_dict(), tmp_path / "narrow.safetensors")
     with pytest.raises(ArtifactError, match=r"weight \(3, 2\) for \(3, 4\)"):
         load_weights(nn.Linear(4, 3), tmp_path / "narrow.safetensors")
 
 
 def test_a_file_cut_short_is_refused_by_name(tmp_path):
     path = tmp_path / "net.safetensors"
-    save_weights(nn.Linear(2, 3), path)
+    save_tensors(nn.Linear(2, 3).state_dict(), path)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ArtifactError, match="net.safetensors: not a readable"):
         load_weights(nn.Linear(2, 3), path)
