@@ -82,7 +82,7 @@ def evaluate(take: Take) -> Outcome:
 
 def average(take: Take) -> Outcome:
     """Average the scores of an ensemble's members, which are runs before this one (§3.1.6)."""
-    from sppnet.tasks.mean_scores import average_scores, error_rates, read_scores
+    from sppnet.tasks.evaluation import average_scores, error_rates, read_scores
 
     members = [read_scores(member) for member in take.below("members")]
     averaged = average_scores(members)

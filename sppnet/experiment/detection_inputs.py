@@ -8,11 +8,12 @@ from sppnet.experiment.network import TrainedNetwork, load_network
 from sppnet.experiment.take import Take
 
 if TYPE_CHECKING:  # import torch
+    from torch import Tensor
+
     from sppnet.data.voc2007 import AnnotatedImages
     from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
     from sppnet.models.sppnet import SppNet
-    from sppnet.tasks.mining import Norm
     from sppnet.windows.conv_maps import ConvMaps
     from sppnet.windows.source import WindowSource
 
@@ -121,8 +122,18 @@ def windows_of(
     )
 
 
-def norm_of(conf: "Conf", mean: float) -> "Norm":
-    """How vectors are scaled to a mean norm: R-CNN measures it on random windows, always the same ones."""
-    from sppnet.tasks.mining import Norm
+def scale_of(
+    conf: "Conf", images: "list[DetectionImage]", source: "WindowSource", mean_norm: float
+) -> "Tensor":
+    """What vectors are multiplied by: R-CNN measures it on random windows, always the same ones."""
+    from sppnet.tasks.mining import feature_scale
 
-    return Norm(mean, conf.mining.norm_images, conf.mining.norm_windows, seed=_NORM_SEED)
+    mining = conf.mining
+    return feature_scale(
+        images,
+        source,
+        mean_norm=mean_norm,
+        num_images=mining.norm_images,
+        num_windows=mining.norm_windows,
+        seed=_NORM_SEED,
+    )

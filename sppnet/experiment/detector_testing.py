@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # import torch
     from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
     from sppnet.metrics.detection_ap import Detections
-    from sppnet.tasks.finding import DetectorParts
+    from sppnet.tasks.detector import DetectorParts
 
 _DETECTIONS: Final = "detections.safetensors"
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
@@ -30,7 +30,7 @@ _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
 def find(take: Take) -> Outcome:
     """Detect objects in the test images, and judge what was found."""
     from sppnet.models.weights import read_tensors, save_tensors
-    from sppnet.tasks.finding import Picture, detect, pack, unpack
+    from sppnet.tasks.detector import Picture, detect, pack, unpack
 
     assert take.conf.detection is not None
     take.progress("reading images")
@@ -72,7 +72,7 @@ def combine(take: Take) -> Outcome:
     from sppnet.data.window_labels import DetectionImage
     from sppnet.models.weights import read_tensors
     from sppnet.tasks import detector
-    from sppnet.tasks.finding import unpack
+    from sppnet.tasks.detector import unpack
 
     found_images = annotated(take, "test")
     members = [unpack(read_tensors(member / _DETECTIONS)) for member in take.below("members")]
@@ -129,8 +129,7 @@ def measure_seconds(take: Take) -> Outcome:
 def read_parts(conf: "Conf", machines: Path, regressors: Sequence[Path]) -> "DetectorParts":
     """Read what a detector has learned from the runs it stands on."""
     from sppnet.models.weights import read_tensors
-    from sppnet.tasks.detector import Machines, Regressors, Suppression
-    from sppnet.tasks.finding import DetectorParts
+    from sppnet.tasks.detector import DetectorParts, Machines, Regressors, Suppression
 
     return DetectorParts(
         Machines(**read_tensors(machines / MACHINES)),
@@ -149,7 +148,7 @@ def _judged(
     from sppnet.metrics.average_precision import mean_ap
     from sppnet.metrics.voc_results import write_results
     from sppnet.models.weights import save_tensors
-    from sppnet.tasks.finding import average_precision, pack
+    from sppnet.tasks.detector import average_precision, pack
 
     classes = annotated_images.classes
     save_tensors(pack(found), take.path / _DETECTIONS)

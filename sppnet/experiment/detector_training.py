@@ -11,8 +11,8 @@ from sppnet.experiment.detection_inputs import (
     annotated,
     frozen_network,
     maps_of,
-    norm_of,
     proposed,
+    scale_of,
     windows_of,
 )
 from sppnet.experiment.take import Outcome, Take
@@ -69,7 +69,7 @@ def mine(take: Take) -> Outcome:
     """Train the SVMs, with hard negatives."""
     from sppnet.estimators.hard_negatives import HardNegativeSvm
     from sppnet.models.weights import read_tensors, save_tensors
-    from sppnet.tasks.mining import Labelling, Miner, feature_scale
+    from sppnet.tasks.mining import Labelling, Miner
 
     mining, checkpoint = take.conf.mining, take.path / _MINING
     assert take.conf.detection is not None
@@ -99,7 +99,7 @@ def mine(take: Take) -> Outcome:
             difficult_positives=mining.difficult_positives,
             duplicate_cells=mining.duplicate_cells,
         ),
-        scale=feature_scale(images, source, norm_of(take.conf, mining.mean_norm)),
+        scale=scale_of(take.conf, images, source, mining.mean_norm),
         machine=machine,
         num_classes=len(classes),
         workers=take.workers,
@@ -136,12 +136,11 @@ def regress(take: Take) -> Outcome:
     from sppnet.models.weights import read_tensors, save_tensors
     from sppnet.tasks.box_regression import Regression, fit_regressors
     from sppnet.tasks.detector import Regressors
-    from sppnet.tasks.mining import feature_scale
 
     boxes = take.conf.boxes
     classes, images, source = _training_windows(take, "pool")
     began = time.perf_counter()
-    scale = feature_scale(images, source, norm_of(take.conf, boxes.mean_norm))
+    scale = scale_of(take.conf, images, source, boxes.mean_norm)
     parts = [take.path / f"checkpoint-class{label}.safetensors" for label in range(len(classes))]
     known = [
         BoxRegressor.from_state(BoxRegressorState(**read_tensors(part)))

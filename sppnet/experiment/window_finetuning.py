@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from sppnet.experiment.detection_inputs import (
     annotated,
     frozen_network,
-    norm_of,
     proposed,
+    scale_of,
     windows_of,
 )
 from sppnet.experiment.network import architecture, build_net, save_network
@@ -31,8 +31,7 @@ def finetune(take: Take) -> Outcome:
     from pytorch_lightning import seed_everything
 
     from sppnet.run.checkpoints import newest_checkpoint
-    from sppnet.tasks.finetuning import WindowFineTuningTask
-    from sppnet.tasks.first_weights import begin_with_directions, sample_windows
+    from sppnet.tasks.finetuning import WindowFineTuningTask, begin_with_directions, sample_windows
 
     found = annotated(take, "trainval")
     images = proposed(take, found)
@@ -44,7 +43,7 @@ def finetune(take: Take) -> Outcome:
     if chosen.fresh:
         take.progress("scaling features")
         source = _source(take, pretrained, is_mirrored=False)
-        scale = _scale(take, images, source)
+        scale = float(scale_of(take.conf, images, source, take.conf.mining.mean_norm))
         rows = sample_windows(images, source, seed=take.conf.seed)
         begin_with_directions(net.fc6, net.fc7, rows, scale=scale)
         # Weights `scale` times as large, which learn `scale` squared times as fast, change as those that
@@ -94,13 +93,6 @@ def _with_new_output(take: Take, pretrained: "SppNet", *, num_outputs: int) -> "
         net.fc8.weight.normal_(std=_FC8_DEVIATION, generator=generator)
         net.fc8.bias.zero_()
     return net
-
-
-def _scale(take: Take, images: "Sequence[DetectionImage]", source: "WindowSource") -> float:
-    """What pooled vectors are multiplied by to have the mean norm that those of SVMs have."""
-    from sppnet.tasks.mining import feature_scale
-
-    return float(feature_scale(images, source, norm_of(take.conf, take.conf.mining.mean_norm)))
 
 
 def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") -> "WindowDataModule":
