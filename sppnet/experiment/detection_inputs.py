@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from sppnet.experiment.making import make
+from sppnet.experiment.making import make, make_from
 from sppnet.experiment.network import TrainedNetwork, load_network
 from sppnet.experiment.take import Take
 
@@ -98,28 +98,18 @@ def windows_of(
 
     windows = conf.windows
     if windows.method == "rcnn":
-        return WarpedWindows(
+        return make_from(
+            WarpedWindows,
+            windows,
             net=net,
             layer=layer,
-            size=windows.size,
-            context=windows.context,
-            batch_size=windows.batch_size,
             max_pixels=conf.data_loading.max_pixels,
             upright=upright,
             max_windows=max_windows,
         )
-    return SppWindows(
-        beside.maps
-        if isinstance(beside, SppWindows)
-        else maps_of(conf, net, is_mirrored=is_mirrored, upright=upright),
-        net=net,
-        layer=layer,
-        scales=windows.scales,
-        mapping=windows.mapping,
-        scale_target=windows.scale_target,
-        side=windows.side,
-        order=order,
-    )
+    shared = beside.maps if isinstance(beside, SppWindows) else None
+    maps = shared or maps_of(conf, net, is_mirrored=is_mirrored, upright=upright)
+    return make_from(SppWindows, windows, maps=maps, net=net, layer=layer, order=order)
 
 
 def scale_of(

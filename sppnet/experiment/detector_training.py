@@ -15,6 +15,7 @@ from sppnet.experiment.detection_inputs import (
     scale_of,
     windows_of,
 )
+from sppnet.experiment.making import make_from
 from sppnet.experiment.take import Outcome, Take
 
 if TYPE_CHECKING:  # import torch
@@ -76,29 +77,18 @@ def mine(take: Take) -> Outcome:
     take.progress("scaling features")
     classes, images, source = _training_windows(take, take.conf.detection.layer)
     began = time.perf_counter()
-    machine = HardNegativeSvm(
+    machine = make_from(
+        HardNegativeSvm,
+        mining,
         num_classes=len(classes),
         num_features=source.dim,
-        svm_c=mining.svm_c,
-        loss=mining.loss,
-        bias_multiplier=mining.bias_multiplier,
-        positive_weight=mining.positive_weight,
-        tolerance=mining.tolerance,
-        hard_above=mining.hard_above,
-        evict_below=mining.evict_below,
-        retrain_after=mining.retrain_after,
         max_rows=min(_MOST_ROWS, int(mining.max_gb * 1e9 / (4 * source.dim))),
         workers=take.workers,
     )
     miner = Miner(
         images,
         source,
-        labelling=Labelling(
-            negative_overlap=mining.negative_overlap,
-            duplicate_overlap=mining.duplicate_overlap,
-            difficult_positives=mining.difficult_positives,
-            duplicate_cells=mining.duplicate_cells,
-        ),
+        labelling=make_from(Labelling, mining),
         scale=scale_of(take.conf, images, source, mining.mean_norm),
         machine=machine,
         num_classes=len(classes),
@@ -149,7 +139,7 @@ def regress(take: Take) -> Outcome:
     fitting = fit_regressors(
         images,
         source,
-        regression=Regression(boxes.min_overlap, boxes.max_windows, boxes.ridge, seed=take.conf.seed),
+        regression=make_from(Regression, boxes, seed=take.conf.seed),
         scale=scale,
         num_classes=len(classes),
         first=len(known),

@@ -1,9 +1,14 @@
 """Parts of a configuration become objects here, and nowhere else."""
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from sppnet.errors import ConfigError
+from sppnet.experiment.ranges import Record
+
+_Made = TypeVar("_Made")
 
 
 def make(part: Mapping[str, Any] | None, **later: Any) -> Any:
@@ -17,6 +22,19 @@ def make(part: Mapping[str, Any] | None, **later: Any) -> Any:
 
     assert part is not None, "checks.py refuses a stage whose part is not chosen"
     return instantiate(_without_facts(part), **later)
+
+
+def make_from(kind: Callable[..., _Made], record: Record, **others: Any) -> _Made:
+    """Build what Python names, with the keys of a record for all arguments of the same names.
+
+    Args:
+        kind: A class with keyword arguments.
+        record: Part of a configuration.
+        **others: Arguments that it does not hold, or that replace what it holds.
+    """
+    wanted = inspect.signature(kind).parameters.keys() - others.keys()
+    names = [one.name for one in dataclasses.fields(record) if one.name in wanted]  # type: ignore[arg-type]
+    return kind(**{name: getattr(record, name) for name in names}, **others)
 
 
 def named_class(part: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from sppnet.experiment.detection_inputs import (
     scale_of,
     windows_of,
 )
+from sppnet.experiment.making import make_from
 from sppnet.experiment.network import architecture, build_net, save_network
 from sppnet.experiment.take import Outcome, Take
 
@@ -30,6 +31,7 @@ def finetune(take: Take) -> Outcome:
     """Train the fc layers on the windows of the training images (all layers, for R-CNN)."""
     from pytorch_lightning import seed_everything
 
+    from sppnet.experiment.trainer import run_trainer
     from sppnet.run.checkpoints import newest_checkpoint
     from sppnet.tasks.finetuning import WindowFineTuningTask, begin_with_directions, sample_windows
 
@@ -50,20 +52,9 @@ def finetune(take: Take) -> Outcome:
         # see scaled vectors (but hardly decay).
         fc6_rate = scale**2
     net.dropout.p = chosen.dropout
-    task = WindowFineTuningTask(
-        net=net,
-        trains=chosen.trains,
-        fc6_rate=fc6_rate,
-        learning_rate=chosen.learning_rate,
-        momentum=chosen.momentum,
-        weight_decay=chosen.weight_decay,
-        bias_rate=chosen.bias_rate,
-        fc8_rate=chosen.fc8_rate,
-        num_steps=chosen.num_steps,
-        drop_at=chosen.drop_at,
-    )
+    task = make_from(WindowFineTuningTask, chosen, net=net, fc6_rate=fc6_rate)
     checkpoint = newest_checkpoint(take.path)
-    with take.trainer() as trainer:
+    with run_trainer(take) as trainer:
         # Pooling runs on one thread an image; the fc layers on as many as the trainer has.
         data = _data(take, pretrained, images)
         if checkpoint is not None:
@@ -103,25 +94,15 @@ def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") 
         take.progress("pooling windows", done, total, "images")
 
     chosen, windows = take.conf.finetuning, take.conf.windows
-    sampling = WindowSampling(
-        batch_size=chosen.batch_size,
-        positive_share=chosen.positive_share,
-        positive_overlap=chosen.positive_overlap,
-        background_overlap=chosen.background_overlap,
-        images_per_chunk=chosen.images_per_chunk,
-        flip=chosen.flip,
-        random_scale=chosen.random_scale,
-    )
-    return WindowDataModule(
+    return make_from(
+        WindowDataModule,
+        chosen,
         source=_source(take, pretrained, is_mirrored=False),
-        flipped=_source(take, pretrained, is_mirrored=True) if sampling.flip else None,
+        flipped=_source(take, pretrained, is_mirrored=True) if chosen.flip else None,
         images=images,
-        sampling=sampling,
+        sampling=make_from(WindowSampling, chosen),
         scales=() if windows.method == "rcnn" else windows.scales,
-        num_steps=chosen.num_steps,
         seed=take.conf.seed,
-        chunk_steps=chosen.chunk_steps,
-        chunk_gb=chosen.chunk_gb,
         workers=take.workers,
         report=report,
     )
@@ -134,10 +115,5 @@ def _source(take: Take, net: "SppNet", *, is_mirrored: bool) -> "WindowSource":
         return windows_of(take.conf, net, "pool", order="pyramid", is_mirrored=is_mirrored)
     from sppnet.windows.warped import WarpedSquares
 
-    return WarpedSquares(
-        net=net,
-        size=windows.size,
-        context=windows.context,
-        is_mirrored=is_mirrored,
-        max_pixels=take.conf.data_loading.max_pixels,
-    )
+    max_pixels = take.conf.data_loading.max_pixels
+    return make_from(WarpedSquares, windows, net=net, is_mirrored=is_mirrored, max_pixels=max_pixels)
