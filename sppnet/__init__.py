@@ -8,7 +8,7 @@ The paper's sections and where they are:
     3.1 classification         tasks/classification.py, tasks/evaluation.py, conf/experiment
     3.1.1 architectures        conf/backbone
     3.1.3-3.1.5 views          models/views.py, models/map_views.py
-    3.1.6 ensembles            tasks/mean_scores.py
+    3.1.6 ensembles            tasks/evaluation.py
     3.2, 3.3 transfer          features, store, estimators/linear_svm.py, metrics/average_precision.py
     4.1, A windows             ops/windows.py, ops/window_pooling.py, windows/spp.py
     4.1, 4.3 proposals         data/proposals.py, data/selective_search.py, data/edge_boxes.py

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     for run in arguments.runs:
         _require_complete(run)
 
-    from sppnet.tasks.mean_scores import average_scores, error_rates, read_scores
+    from sppnet.tasks.evaluation import average_scores, error_rates, read_scores
 
     members = [read_scores(run) for run in arguments.runs]
     ensemble = average_scores(members)

@@ -24,13 +24,14 @@ log = logging.getLogger(__name__)
 
 def train(take: Take) -> Outcome:
     """Train a network from the newest checkpoint, if there is one."""
+    from sppnet.experiment.trainer import run_trainer
     from sppnet.run.checkpoints import newest_checkpoint
 
     checkpoint = newest_checkpoint(take.path)
     data = _training_data(take)
     net = begin_network(take.conf, data, is_new=checkpoint is None)
     task = make(take.conf.task, net=net)
-    with take.trainer(epochs=take.conf.training.epochs) as trainer:
+    with run_trainer(take, epochs=take.conf.training.epochs) as trainer:
         if checkpoint is not None:
             log.info("going on from %s", checkpoint.name)
         began = time.perf_counter()
@@ -57,6 +58,7 @@ def _kept(take: Take, net: "SppNet", data: "ImageDataModule", measured: dict[str
 
 def evaluate(take: Take) -> Outcome:
     """Test a trained network in the configuration's view."""
+    from sppnet.experiment.trainer import run_trainer
     from sppnet.tasks.evaluation import EvaluationTask
 
     data = _data(take)
@@ -65,7 +67,7 @@ def evaluate(take: Take) -> Outcome:
     require_classes(trained, data.classes, network)
     task = EvaluationTask(net=trained.net, view=make(take.conf.view))
     require_visible(trained.net, task.view)
-    with take.trainer() as trainer:
+    with run_trainer(take) as trainer:
         began = time.perf_counter()
         tested = trainer.test(task, dataloaders=data.view_loader(task.view), verbose=False)[0]
         seconds = time.perf_counter() - began
@@ -82,7 +84,7 @@ def evaluate(take: Take) -> Outcome:
 
 def average(take: Take) -> Outcome:
     """Average the scores of an ensemble's members, which are runs before this one (§3.1.6)."""
-    from sppnet.tasks.mean_scores import average_scores, error_rates, read_scores
+    from sppnet.tasks.evaluation import average_scores, error_rates, read_scores
 
     members = [read_scores(member) for member in take.below("members")]
     averaged = average_scores(members)

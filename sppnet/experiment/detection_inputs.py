@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from sppnet.experiment.making import make
+from sppnet.experiment.making import make, make_from
 from sppnet.experiment.network import TrainedNetwork, load_network
 from sppnet.experiment.take import Take
 
 if TYPE_CHECKING:  # import torch
+    from torch import Tensor
+
     from sppnet.data.voc2007 import AnnotatedImages
     from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
     from sppnet.models.sppnet import SppNet
-    from sppnet.tasks.mining import Norm
     from sppnet.windows.conv_maps import ConvMaps
     from sppnet.windows.source import WindowSource
 
@@ -97,32 +98,32 @@ def windows_of(
 
     windows = conf.windows
     if windows.method == "rcnn":
-        return WarpedWindows(
+        return make_from(
+            WarpedWindows,
+            windows,
             net=net,
             layer=layer,
-            size=windows.size,
-            context=windows.context,
-            batch_size=windows.batch_size,
             max_pixels=conf.data_loading.max_pixels,
             upright=upright,
             max_windows=max_windows,
         )
-    return SppWindows(
-        beside.maps
-        if isinstance(beside, SppWindows)
-        else maps_of(conf, net, is_mirrored=is_mirrored, upright=upright),
-        net=net,
-        layer=layer,
-        scales=windows.scales,
-        mapping=windows.mapping,
-        scale_target=windows.scale_target,
-        side=windows.side,
-        order=order,
+    shared = beside.maps if isinstance(beside, SppWindows) else None
+    maps = shared or maps_of(conf, net, is_mirrored=is_mirrored, upright=upright)
+    return make_from(SppWindows, windows, maps=maps, net=net, layer=layer, order=order)
+
+
+def scale_of(
+    conf: "Conf", images: "list[DetectionImage]", source: "WindowSource", mean_norm: float
+) -> "Tensor":
+    """What vectors are multiplied by: R-CNN measures it on random windows, always the same ones."""
+    from sppnet.tasks.mining import feature_scale
+
+    mining = conf.mining
+    return feature_scale(
+        images,
+        source,
+        mean_norm=mean_norm,
+        num_images=mining.norm_images,
+        num_windows=mining.norm_windows,
+        seed=_NORM_SEED,
     )
-
-
-def norm_of(conf: "Conf", mean: float) -> "Norm":
-    """How vectors are scaled to a mean norm: R-CNN measures it on random windows, always the same ones."""
-    from sppnet.tasks.mining import Norm
-
-    return Norm(mean, conf.mining.norm_images, conf.mining.norm_windows, seed=_NORM_SEED)

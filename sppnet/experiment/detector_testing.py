@@ -1,6 +1,7 @@
 """Find the objects in the test images, combine what several found, or measure seconds (paper §4)."""
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # import torch
     from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
     from sppnet.metrics.detection_ap import Detections
-    from sppnet.tasks.finding import DetectorParts
+    from sppnet.tasks.detector import DetectorParts
 
 _DETECTIONS: Final = "detections.safetensors"
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
@@ -30,7 +31,7 @@ _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
 def find(take: Take) -> Outcome:
     """Detect objects in the test images, and judge what was found."""
     from sppnet.models.weights import read_part, save_part
-    from sppnet.tasks.finding import Picture, detect, pack, unpack
+    from sppnet.tasks.detector import Picture, detect, pack, unpack
 
     assert take.conf.detection is not None
     take.progress("reading images")
@@ -72,7 +73,7 @@ def combine(take: Take) -> Outcome:
     from sppnet.data.window_labels import DetectionImage
     from sppnet.models.weights import read_tensors
     from sppnet.tasks import detector
-    from sppnet.tasks.finding import unpack
+    from sppnet.tasks.detector import unpack
 
     found_images = annotated(take, "test")
     members = [unpack(read_tensors(member / _DETECTIONS)) for member in take.below("members")]
@@ -92,22 +93,25 @@ def measure_seconds(take: Take) -> Outcome:
     import torch
 
     from sppnet.artifacts import stable_seed
-    from sppnet.tasks.timing import time_detection
+    from sppnet.tasks.timing import over_images, time_detection
 
     take.progress("measuring seconds")
     images = proposed(take, annotated(take, "test"))
     wanted = take.conf.timing
     generator = torch.Generator().manual_seed(stable_seed(take.conf.seed, "timing"))
     usable = [image for image in images if len(image.proposals)]
-    chosen = torch.randperm(len(usable), generator=generator)[: wanted.num_images].tolist()
+    order = torch.randperm(len(usable), generator=generator)[: wanted.num_images].tolist()
+    chosen = [usable[number] for number in order]
     net = frozen_network(take).net
-    seconds = time_detection(
+    watches = time_detection(
         windows_of(take.conf, net, "fc7", max_windows=wanted.max_windows),
-        [(usable[number].image.path, usable[number].proposals) for number in chosen],
+        [(image.image.path, image.proposals) for image in chosen],
         device=net.device,
         num_warmup=wanted.num_warmup,
     )
-    wall, cpu = seconds.median("wall"), seconds.median("cpu")
+    wall = over_images(statistics.median, [watch.wall for watch in watches])
+    # The fairer ones on a machine shared with others.
+    cpu = over_images(statistics.median, [watch.cpu for watch in watches])
     return Outcome(
         {
             "timing/conv_seconds": wall.to_pooled,
@@ -116,12 +120,14 @@ def measure_seconds(take: Take) -> Outcome:
             "timing/conv_cpu_seconds": cpu.to_pooled,
             "timing/fc_cpu_seconds": cpu.fc,
             "timing/total_cpu_seconds": cpu.total,
-            "timing/mean_total_seconds": seconds.mean("wall").total,
+            "timing/mean_total_seconds": over_images(
+                statistics.fmean, [watch.wall for watch in watches]
+            ).total,
             "timing/decode_seconds": wall.decode,
             "timing/num_images": len(chosen),
-            "timing/num_windows": sum(seconds.num_windows) / len(chosen),
-            "timing/num_computed": sum(seconds.num_computed) / len(chosen),
-            "timing/num_threads": seconds.num_threads,
+            "timing/num_windows": sum(len(image.proposals) for image in chosen) / len(chosen),
+            "timing/num_computed": sum(watch.num_computed for watch in watches) / len(chosen),
+            "timing/num_threads": torch.get_num_threads(),
         }
     )
 
@@ -129,8 +135,7 @@ def measure_seconds(take: Take) -> Outcome:
 def read_parts(conf: "Conf", machines: Path, regressors: Sequence[Path]) -> "DetectorParts":
     """Read what a detector has learned from the runs it stands on."""
     from sppnet.models.weights import read_tensors
-    from sppnet.tasks.detector import Machines, Regressors, Suppression
-    from sppnet.tasks.finding import DetectorParts
+    from sppnet.tasks.detector import DetectorParts, Machines, Regressors, Suppression
 
     return DetectorParts(
         Machines(**read_tensors(machines / MACHINES)),
@@ -149,7 +154,7 @@ def _judged(
     from sppnet.metrics.average_precision import mean_ap
     from sppnet.metrics.voc_results import write_results
     from sppnet.models.weights import save_tensors
-    from sppnet.tasks.finding import average_precision, pack
+    from sppnet.tasks.detector import average_precision, pack
 
     classes = annotated_images.classes
     save_tensors(pack(found), take.path / _DETECTIONS)

@@ -10,10 +10,11 @@ from sppnet.experiment.detection_inputs import (
     annotated,
     frozen_network,
     maps_of,
-    norm_of,
     proposed,
+    scale_of,
     windows_of,
 )
+from sppnet.experiment.making import make_from
 from sppnet.experiment.take import Outcome, Take
 
 if TYPE_CHECKING:  # import torch
@@ -68,37 +69,26 @@ def mine(take: Take) -> Outcome:
     """Train the SVMs, with hard negatives."""
     from sppnet.estimators.hard_negatives import HardNegativeSvm
     from sppnet.models.weights import read_part, save_part, save_tensors
-    from sppnet.tasks.mining import Labelling, Miner, feature_scale
+    from sppnet.tasks.mining import Labelling, Miner
 
     mining, checkpoint = take.conf.mining, take.path / _MINING
     assert take.conf.detection is not None
     take.progress("scaling features")
     classes, images, source = _training_windows(take, take.conf.detection.layer)
     began = time.perf_counter()
-    machine = HardNegativeSvm(
+    machine = make_from(
+        HardNegativeSvm,
+        mining,
         num_classes=len(classes),
         num_features=source.dim,
-        svm_c=mining.svm_c,
-        loss=mining.loss,
-        bias_multiplier=mining.bias_multiplier,
-        positive_weight=mining.positive_weight,
-        tolerance=mining.tolerance,
-        hard_above=mining.hard_above,
-        evict_below=mining.evict_below,
-        retrain_after=mining.retrain_after,
         max_rows=min(_MOST_ROWS, int(mining.max_gb * 1e9 / (4 * source.dim))),
         workers=take.workers,
     )
     miner = Miner(
         images,
         source,
-        labelling=Labelling(
-            negative_overlap=mining.negative_overlap,
-            duplicate_overlap=mining.duplicate_overlap,
-            difficult_positives=mining.difficult_positives,
-            duplicate_cells=mining.duplicate_cells,
-        ),
-        scale=feature_scale(images, source, norm_of(take.conf, mining.mean_norm)),
+        labelling=make_from(Labelling, mining),
+        scale=scale_of(take.conf, images, source, mining.mean_norm),
         machine=machine,
         num_classes=len(classes),
         workers=take.workers,
@@ -136,19 +126,18 @@ def regress(take: Take) -> Outcome:
     from sppnet.models.weights import read_part, save_part, save_tensors
     from sppnet.tasks.box_regression import Regression, fit_regressors
     from sppnet.tasks.detector import Regressors
-    from sppnet.tasks.mining import feature_scale
 
     boxes = take.conf.boxes
     classes, images, source = _training_windows(take, "pool")
     began = time.perf_counter()
-    scale = feature_scale(images, source, norm_of(take.conf, boxes.mean_norm))
+    scale = scale_of(take.conf, images, source, boxes.mean_norm)
     parts = [take.path / f"checkpoint-class{label}.safetensors" for label in range(len(classes))]
     states = itertools.takewhile(bool, map(read_part, parts))
     known = [BoxRegressor.from_state(BoxRegressorState(**(state or {}))) for state in states]
     fitting = fit_regressors(
         images,
         source,
-        regression=Regression(boxes.min_overlap, boxes.max_windows, boxes.ridge, seed=take.conf.seed),
+        regression=make_from(Regression, boxes, seed=take.conf.seed),
         scale=scale,
         num_classes=len(classes),
         first=len(known),

@@ -6,15 +6,18 @@ Lightning's loggers, and what the user's own configuration names under `allow_ta
 refused before anything is imported.
 """
 
+import dataclasses
 import functools
+import inspect
 import os
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 from sppnet.errors import ConfigError, SppnetError
 from sppnet.experiment.installation import conf_dir
+from sppnet.experiment.ranges import Record
 
 ALLOW: Final = "allow_targets"
 SAID: Final = frozenset({"facts", ALLOW})  # what a part says for others to read: its class is not given it
@@ -22,6 +25,7 @@ _TARGET: Final = "_target_"
 _PARTIAL: Final = "_partial_"
 _ALLOWED: Final = "SPPNET_ALLOW_TARGETS"  # in the environment, for the processes that runs are given to
 _OTHERS: Final = re.compile(r"torchvision\.models\.[a-z]\w*|pytorch_lightning\.loggers\.[A-Z]\w*Logger")
+_Made = TypeVar("_Made")
 
 
 def make(part: Mapping[str, Any] | None, **later: Any) -> Any:
@@ -54,6 +58,19 @@ def _made(node: Any) -> Any:
         is_part = _TARGET in node
         return make(node) if is_part else {key: _made(value) for key, value in node.items()}
     return [_made(value) for value in node] if isinstance(node, list) else node
+
+
+def make_from(kind: Callable[..., _Made], record: Record, **others: Any) -> _Made:
+    """Build what Python names, with the keys of a record for all arguments of the same names.
+
+    Args:
+        kind: A class with keyword arguments.
+        record: Part of a configuration.
+        **others: Arguments that it does not hold, or that replace what it holds.
+    """
+    wanted = inspect.signature(kind).parameters.keys() - others.keys()
+    names = [one.name for one in dataclasses.fields(record) if one.name in wanted]  # type: ignore[arg-type]
+    return kind(**{name: getattr(record, name) for name in names}, **others)
 
 
 def named_class(part: Mapping[str, Any]) -> Any:

@@ -1,7 +1,5 @@
 """A take: one process's work on a run. What a stage is given, and what it leaves."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,8 +10,6 @@ from sppnet.run.directory import RunDirectory
 from sppnet.run.interrupts import Interruption
 
 if TYPE_CHECKING:  # import Lightning
-    from pytorch_lightning import Trainer
-
     from sppnet.experiment.schema import Conf
     from sppnet.run.progress import Report
 
@@ -101,19 +97,6 @@ class Take:
 
         self.report(Step(doing, completed, total, detail))
         self.interruption.raise_if_requested()
-
-    @contextmanager
-    def trainer(self, *, epochs: int = 1, saves: bool = True) -> "Iterator[Trainer]":
-        """Lightning's trainer with the run's guards and dashboards.
-
-        Args:
-            epochs: To train for.
-            saves: Whether it keeps checkpoints on its way.
-        """
-        from sppnet.experiment.trainer import run_trainer
-
-        with run_trainer(self, epochs=epochs, saves=saves) as trainer:
-            yield trainer
 
 
 class Outcome(NamedTuple):

@@ -60,7 +60,7 @@ class LoadedDetector:
             BadImageError: The file cannot be used.
         """
         from sppnet.data.images import read_image
-        from sppnet.tasks.finding import Picture, detect
+        from sppnet.tasks.detector import Picture, detect
 
         image = read_image(path, upright=True, max_pixels=self._max_pixels)
         try:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def run_trainer(take: Take, *, epochs: int, saves: bool) -> Iterator[Trainer]:
+def run_trainer(take: Take, *, epochs: int = 1, saves: bool = True) -> Iterator[Trainer]:
     """A trainer with one way to save, to seed, to report and to stop, and the run's dashboard.
 
     Args:

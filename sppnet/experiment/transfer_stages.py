@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sppnet.experiment.making import make
+from sppnet.experiment.making import make, make_from
 from sppnet.experiment.network import load_network
 from sppnet.experiment.take import Outcome, Take
 
@@ -47,6 +47,8 @@ def transfer(take: Take) -> Outcome:
     from pytorch_lightning import seed_everything
 
     from sppnet.data.targets import draw_split
+    from sppnet.estimators.linear_svm import LinearSvm
+    from sppnet.experiment.trainer import run_trainer
     from sppnet.features.feature_batches import FeatureDataModule
     from sppnet.models.weights import save_tensors
     from sppnet.tasks.transfer import TransferTask
@@ -58,26 +60,13 @@ def transfer(take: Take) -> Outcome:
     target = make(take.conf.target).read()
     network = load_network(take.one_below("network"))
     features = _features_of(take, network.net, target)
-    split = draw_split(
-        target,
-        per_class=protocol.per_class,
-        test_per_class=protocol.test_per_class,
-        val_fraction=protocol.val_fraction,
-        split=take.conf.split,
-    )
-    task = TransferTask(
-        classes=target.classes,
-        num_features=features.dim,
-        measure=protocol.measure,
-        svm_c=protocol.svm_c,
-        patience=protocol.patience,
-        loss=protocol.loss,
-        bias_multiplier=protocol.bias_multiplier,
-        positive_weight=protocol.positive_weight,
-        tolerance=protocol.tolerance,
+    split = make_from(draw_split, protocol, target=target, split=take.conf.split)
+    machine = make_from(LinearSvm, protocol, svm_c=protocol.svm_c[0])
+    task = make_from(
+        TransferTask, protocol, machine=machine, classes=target.classes, num_features=features.dim
     )
     data = FeatureDataModule(features=features, target=target, split=split)
-    with take.trainer(saves=False) as trainer:
+    with run_trainer(take, saves=False) as trainer:
         began = time.perf_counter()
         trainer.fit(task, datamodule=data, weights_only=True)
         fitted = time.perf_counter()

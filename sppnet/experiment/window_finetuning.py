@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 from sppnet.experiment.detection_inputs import (
     annotated,
     frozen_network,
-    norm_of,
     proposed,
+    scale_of,
     windows_of,
 )
+from sppnet.experiment.making import make_from
 from sppnet.experiment.network import architecture, build_net, save_network
 from sppnet.experiment.take import Outcome, Take
 
@@ -30,9 +31,9 @@ def finetune(take: Take) -> Outcome:
     """Train the fc layers on the windows of the training images (all layers, for R-CNN)."""
     from pytorch_lightning import seed_everything
 
+    from sppnet.experiment.trainer import run_trainer
     from sppnet.run.checkpoints import newest_checkpoint
-    from sppnet.tasks.finetuning import WindowFineTuningTask
-    from sppnet.tasks.first_weights import begin_with_directions, sample_windows
+    from sppnet.tasks.finetuning import WindowFineTuningTask, begin_with_directions, sample_windows
 
     found = annotated(take, "trainval")
     images = proposed(take, found)
@@ -44,27 +45,16 @@ def finetune(take: Take) -> Outcome:
     if chosen.fresh:
         take.progress("scaling features")
         source = _source(take, pretrained, is_mirrored=False)
-        scale = _scale(take, images, source)
+        scale = float(scale_of(take.conf, images, source, take.conf.mining.mean_norm))
         rows = sample_windows(images, source, seed=take.conf.seed)
         begin_with_directions(net.fc6, net.fc7, rows, scale=scale)
         # Weights `scale` times as large, which learn `scale` squared times as fast, change as those that
         # see scaled vectors (but hardly decay).
         fc6_rate = scale**2
     net.dropout.p = chosen.dropout
-    task = WindowFineTuningTask(
-        net=net,
-        trains=chosen.trains,
-        fc6_rate=fc6_rate,
-        learning_rate=chosen.learning_rate,
-        momentum=chosen.momentum,
-        weight_decay=chosen.weight_decay,
-        bias_rate=chosen.bias_rate,
-        fc8_rate=chosen.fc8_rate,
-        num_steps=chosen.num_steps,
-        drop_at=chosen.drop_at,
-    )
+    task = make_from(WindowFineTuningTask, chosen, net=net, fc6_rate=fc6_rate)
     checkpoint = newest_checkpoint(take.path)
-    with take.trainer() as trainer:
+    with run_trainer(take) as trainer:
         # Pooling runs on one thread an image; the fc layers on as many as the trainer has.
         data = _data(take, pretrained, images)
         if checkpoint is not None:
@@ -96,13 +86,6 @@ def _with_new_output(take: Take, pretrained: "SppNet", *, num_outputs: int) -> "
     return net
 
 
-def _scale(take: Take, images: "Sequence[DetectionImage]", source: "WindowSource") -> float:
-    """What pooled vectors are multiplied by to have the mean norm that those of SVMs have."""
-    from sppnet.tasks.mining import feature_scale
-
-    return float(feature_scale(images, source, norm_of(take.conf, take.conf.mining.mean_norm)))
-
-
 def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") -> "WindowDataModule":
     from sppnet.windows.batches import WindowDataModule
     from sppnet.windows.draws import WindowSampling
@@ -111,25 +94,15 @@ def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") 
         take.progress("pooling windows", done, total, "images")
 
     chosen, windows = take.conf.finetuning, take.conf.windows
-    sampling = WindowSampling(
-        batch_size=chosen.batch_size,
-        positive_share=chosen.positive_share,
-        positive_overlap=chosen.positive_overlap,
-        background_overlap=chosen.background_overlap,
-        images_per_chunk=chosen.images_per_chunk,
-        flip=chosen.flip,
-        random_scale=chosen.random_scale,
-    )
-    return WindowDataModule(
+    return make_from(
+        WindowDataModule,
+        chosen,
         source=_source(take, pretrained, is_mirrored=False),
-        flipped=_source(take, pretrained, is_mirrored=True) if sampling.flip else None,
+        flipped=_source(take, pretrained, is_mirrored=True) if chosen.flip else None,
         images=images,
-        sampling=sampling,
+        sampling=make_from(WindowSampling, chosen),
         scales=() if windows.method == "rcnn" else windows.scales,
-        num_steps=chosen.num_steps,
         seed=take.conf.seed,
-        chunk_steps=chosen.chunk_steps,
-        chunk_gb=chosen.chunk_gb,
         workers=take.workers,
         report=report,
     )
@@ -142,10 +115,5 @@ def _source(take: Take, net: "SppNet", *, is_mirrored: bool) -> "WindowSource":
         return windows_of(take.conf, net, "pool", order="pyramid", is_mirrored=is_mirrored)
     from sppnet.windows.warped import WarpedSquares
 
-    return WarpedSquares(
-        net=net,
-        size=windows.size,
-        context=windows.context,
-        is_mirrored=is_mirrored,
-        max_pixels=take.conf.data_loading.max_pixels,
-    )
+    max_pixels = take.conf.data_loading.max_pixels
+    return make_from(WarpedSquares, windows, net=net, is_mirrored=is_mirrored, max_pixels=max_pixels)

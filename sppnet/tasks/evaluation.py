@@ -1,6 +1,12 @@
-"""Test a trained network as a classifier, in any view (paper §3.1.3-3.1.6; Tables 2 to 5)."""
+"""Test a trained network as a classifier, in any view, or several as one (paper §3.1.3-3.1.6; Tables 2 to 5).
 
-from typing import final
+The paper does not say how its eleven models were joined (§3.1.6); a plain mean of their softmax scores is
+what it does with views.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -10,8 +16,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from sppnet.data.records import ViewBatch
+from sppnet.errors import ArtifactError, ConfigError
 from sppnet.models.sppnet import SppNet
 from sppnet.models.views import View
+from sppnet.models.weights import read_tensors
 from sppnet.run.guards import require_scores
 
 
@@ -67,3 +75,56 @@ def errors(metrics: MetricCollection) -> dict[str, Tensor]:
     rates = {f"{name}_error": 1.0 - value for name, value in metrics.compute().items()}
     metrics.reset()
     return rates
+
+
+class Scores(NamedTuple):
+    """What one run, or an ensemble, says of the test images.
+
+    Attributes:
+        scores: Mean softmax over the views.
+        labels: True classes.
+    """
+
+    scores: Float[Tensor, "n classes"]
+    labels: Int[Tensor, " n"]
+
+
+def read_scores(run: Path) -> Scores:
+    """Read the scores that an evaluation left in its directory.
+
+    Raises:
+        ArtifactError: There are none, or the file is damaged.
+    """
+    file = run / "scores.safetensors"
+    tensors = read_tensors(file)
+    if set(tensors) != {"scores", "labels"} or len(tensors["scores"]) != len(tensors["labels"]):
+        raise ArtifactError(f"{file}: not a file of scores and labels; remove the run and run it again")
+    require_scores(tensors["scores"], str(run))
+    return Scores(tensors["scores"], tensors["labels"])
+
+
+def average_scores(members: Sequence[Scores]) -> Scores:
+    """Average the scores of networks that were tested on the same images.
+
+    Raises:
+        ConfigError: There are none, or their test images or classes differ.
+    """
+    if not members:
+        raise ConfigError("an ensemble needs one network or more")
+    first = members[0]
+    for position, member in enumerate(members):
+        if member.scores.shape != first.scores.shape or not torch.equal(member.labels, first.labels):
+            raise ConfigError(
+                f"member {position + 1} was tested on {tuple(member.scores.shape)} images and classes with "
+                f"other labels than member 1 ({tuple(first.scores.shape)}): an ensemble needs runs on one "
+                f"test set (same data, data.test_per_class and data.split_seed)"
+            )
+    mean = torch.stack([member.scores.double() for member in members]).mean(dim=0)
+    return Scores(mean.float(), first.labels)
+
+
+def error_rates(tested: Scores) -> dict[str, float]:
+    """Top-1, top-5 and mean-per-class error, as fractions."""
+    metrics = accuracies(tested.scores.shape[1])
+    metrics.update(tested.scores, tested.labels)
+    return {name: float(value) for name, value in errors(metrics).items()}

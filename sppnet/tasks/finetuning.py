@@ -5,20 +5,27 @@ Axes: n windows, d numbers of an input, k classes and the background.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Final, Literal, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
 
+from sppnet.artifacts import stable_seed
+from sppnet.data.window_labels import DetectionImage
 from sppnet.errors import ConfigError
 from sppnet.models.sppnet import SppNet
 from sppnet.run.guards import check_finite
+from sppnet.tasks.mining import random_rows
 from sppnet.windows.batches import WindowBatch
+from sppnet.windows.source import WindowSource
+
+_NUM_IMAGES: Final = 150  # whose windows make first weights
+_NUM_WINDOWS: Final = 20  # of each of them
 
 
 @final
@@ -128,3 +135,42 @@ class WindowFineTuningTask(LightningModule):
         if name == "fc6.weight":
             return self.fc6_rate
         return of_bias * (self.fc8_rate if name.startswith("fc8.") else 1.0)
+
+
+def sample_windows(
+    images: Sequence[DetectionImage], source: WindowSource, *, seed: int
+) -> Float[Tensor, "n d"]:
+    """Compute the vectors of some random windows of some random images."""
+    generator = torch.Generator().manual_seed(stable_seed(seed, "first weights"))
+    some = random_rows(images, source, num_images=_NUM_IMAGES, num_windows=_NUM_WINDOWS, generator=generator)
+    return torch.cat([torch.empty(0, source.dim), *some])
+
+
+@torch.no_grad()
+def begin_with_directions(
+    fc6: nn.Linear, fc7: nn.Linear, rows: Float[Tensor, "n d"], *, scale: float
+) -> None:
+    """Give fc6 and fc7 first weights made of the vectors they will see, for a trunk that comes without.
+
+    The paper fine-tunes pre-trained ones (§4.1). Here fc6 begins with the directions in which pooled windows
+    differ most (as Krahenbuhl et al., "Data-dependent initializations of convolutional neural networks", ICLR
+    2016, begin layers), each once as it is and once with its sign turned, so that the two ReLUs lose nothing
+    of it; outputs without a direction of their own begin at 0. fc7 begins by handing on what it gets.
+
+    Args:
+        fc6: From pooled vectors.
+        fc7: From fc6.
+        rows: Pooled vectors, more than half as many as fc6 has outputs.
+        scale: What fc6 multiplies centred vectors by.
+    """
+    mean = rows.mean(dim=0)
+    centred = rows - mean
+    values, vectors = torch.linalg.eigh((centred @ centred.T).double())
+    num = min(fc6.out_features // 2, len(rows) - 1)
+    longest = (vectors[:, -num:] / values[-num:].clamp(min=values[-1] * 1e-9).sqrt()).float()
+    directions = scale * (centred.T @ longest).T
+    fc6.weight.zero_()
+    fc6.weight[:num], fc6.weight[num : 2 * num] = directions, -directions
+    fc6.bias.copy_(-(fc6.weight @ mean))
+    nn.init.eye_(fc7.weight)
+    fc7.bias.zero_()

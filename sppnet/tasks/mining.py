@@ -3,7 +3,7 @@
 Axes: n windows, d numbers a vector, k classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
@@ -31,35 +31,45 @@ class Labelling(NamedTuple):
     duplicate_cells: bool  # whether the later of two negatives pooled from the same cells is left out
 
 
-@final
-class Norm(NamedTuple):
-    """How vectors are scaled: so that those of some random windows have this mean norm."""
+def random_rows(
+    images: Sequence[DetectionImage],
+    source: WindowSource,
+    *,
+    num_images: int,
+    num_windows: int,
+    generator: torch.Generator,
+) -> Iterator[Float[Tensor, "n d"]]:
+    """Yield the vectors of so many random windows of each of so many random images."""
+    for index in torch.randperm(len(images), generator=generator)[:num_images].tolist():
+        windows = windows_of_image(images[index].proposals, images[index].truth)
+        some = torch.randperm(len(windows), generator=generator)[:num_windows]
+        yield source.rows(images[index].image.path, windows[some])
 
-    mean: float
-    num_images: int
-    num_windows: int  # of every image
-    seed: int
 
-
-def feature_scale(images: Sequence[DetectionImage], source: WindowSource, norm: Norm) -> Float[Tensor, ""]:
-    """Measure what vectors are to be multiplied by (R-CNN, rcnn_feature_stats.m).
+def feature_scale(
+    images: Sequence[DetectionImage],
+    source: WindowSource,
+    *,
+    mean_norm: float,
+    num_images: int,
+    num_windows: int,
+    seed: int,
+) -> Float[Tensor, ""]:
+    """What vectors are multiplied by so that random ones have this mean norm (R-CNN, rcnn_feature_stats.m).
 
     Raises:
         DataError: There is no window, or all vectors are zero.
     """
-    generator = torch.Generator().manual_seed(stable_seed(norm.seed, "norm"))
-    norms = []
-    for index in torch.randperm(len(images), generator=generator)[: norm.num_images].tolist():
-        windows = windows_of_image(images[index].proposals, images[index].truth)
-        some = torch.randperm(len(windows), generator=generator)[: norm.num_windows]
-        norms.append(source.rows(images[index].image.path, windows[some]).double().norm(dim=1))
+    generator = torch.Generator().manual_seed(stable_seed(seed, "norm"))
+    some = random_rows(images, source, num_images=num_images, num_windows=num_windows, generator=generator)
+    norms = [rows.double().norm(dim=1) for rows in some]
     mean = torch.cat(norms).mean() if norms else torch.tensor(torch.nan)
     if not mean > 0:
         raise DataError(
             f"the features of {sum(map(len, norms))} windows of {len(norms)} images have a mean norm of "
             f"{float(mean):g}; check the proposals and the network's weights"
         )
-    return (norm.mean / mean).float()
+    return (mean_norm / mean).float()
 
 
 @final

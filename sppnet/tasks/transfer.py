@@ -17,7 +17,6 @@ from torch import Tensor
 
 from sppnet.errors import ConfigError, DataError, NonFiniteError
 from sppnet.estimators.linear_svm import LinearSvm
-from sppnet.estimators.solve import Loss
 from sppnet.features.feature_batches import FeatureBatch
 from sppnet.metrics.average_precision import AveragePrecision, mean_ap
 from sppnet.run.guards import require_scores
@@ -33,12 +32,9 @@ class TransferTask(LightningModule):
         classes: Names.
         num_features: Length of the vectors.
         measure: "average_precision", VOC's 11-point mean AP, or "accuracy", the mean over classes.
-        svm_c: Values of C to choose from on held-out training images; a single one is taken as it is.
+        machine: Is fitted, with a C of `svm_c` in place of its own.
+        svm_c: Values to choose from on held-out training images; a single one is taken as it is.
         patience: So many values of rising C without gain end the search.
-        loss: "squared_hinge" or "hinge".
-        bias_multiplier: The constant feature of every row.
-        positive_weight: Weight of positive rows.
-        tolerance: Relative duality gap to reach.
 
     Attributes:
         coef: Weights of the machines.
@@ -57,12 +53,9 @@ class TransferTask(LightningModule):
         classes: Sequence[str],
         num_features: int,
         measure: Measure,
+        machine: LinearSvm,
         svm_c: Sequence[float],
         patience: int,
-        loss: Loss,
-        bias_multiplier: float,
-        positive_weight: float,
-        tolerance: float,
     ) -> None:
         super().__init__()
         if measure not in ("average_precision", "accuracy"):
@@ -74,13 +67,7 @@ class TransferTask(LightningModule):
         self.measure = measure
         self.svm_c = sorted(svm_c)
         self.patience = patience
-        self.machine = LinearSvm(
-            svm_c=self.svm_c[0],
-            loss=loss,
-            bias_multiplier=bias_multiplier,
-            positive_weight=positive_weight,
-            tolerance=tolerance,
-        )
+        self.machine = machine
         self.register_buffer("coef", torch.zeros(len(classes), num_features))
         self.register_buffer("intercept", torch.zeros(len(classes)))
         self.register_buffer("chosen_c", torch.tensor(float("nan"), dtype=torch.float64))

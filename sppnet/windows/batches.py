@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from sppnet.artifacts import stable_seed
@@ -127,8 +126,9 @@ class WindowDataModule(LightningDataModule):
     def train_dataloader(self) -> StatefulDataLoader:
         """Batches of `WindowBatch`; its state is the number of the batch, and skipping computes nothing."""
         return StatefulDataLoader(
-            _Batches(self),
+            range(self.num_steps),
             batch_size=None,
+            collate_fn=self.batch,
             pin_memory=torch.cuda.is_available(),
             # Without one of its own a loader draws from the global generator, and so would alter dropout.
             generator=torch.Generator().manual_seed(self.seed),
@@ -209,17 +209,3 @@ class _Chunk(NamedTuple):
     draws: WindowDraws
     vectors: Float[Tensor, "r d"]
     places: Int[Tensor, "b n"]
-
-
-@final
-class _Batches(Dataset[WindowBatch]):
-    """Answers the number of a step with its batch."""
-
-    def __init__(self, data: WindowDataModule) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return self.data.num_steps
-
-    def __getitem__(self, step: int) -> WindowBatch:
-        return self.data.batch(step)

@@ -12,14 +12,19 @@ import torch
 from sppnet.estimators.box_regressor import BoxRegressor
 from sppnet.metrics.detection_ap import Detections
 from sppnet.tasks.detector import (
+    DetectorParts,
     Machines,
+    Picture,
     Regressors,
     Suppression,
+    average_precision,
     combine,
+    detect,
     find_objects,
     move_objects,
+    pack,
+    unpack,
 )
-from sppnet.tasks.finding import DetectorParts, Picture, average_precision, detect, pack, unpack
 
 CLASSES, FEATURES = 3, 5
 IMAGE = (40, 50)  # height and width

@@ -8,8 +8,7 @@ import torch
 
 from sppnet.data.records import ViewBatch
 from sppnet.errors import ConfigError
-from sppnet.tasks.evaluation import EvaluationTask
-from sppnet.tasks.mean_scores import Scores, average_scores, error_rates, read_scores
+from sppnet.tasks.evaluation import EvaluationTask, Scores, average_scores, error_rates, read_scores
 
 
 class GivenScores:

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from sppnet.tasks.first_weights import begin_with_directions
+from sppnet.tasks.finetuning import begin_with_directions
 
 SCALE = 0.25
 

@@ -8,11 +8,11 @@ from sklearn.svm import LinearSVC
 from sppnet.data.window_labels import label_for_svm, windows_of_image
 from sppnet.errors import ConfigError, DataError
 from sppnet.estimators.hard_negatives import HardNegativeSvm
-from sppnet.tasks.mining import Labelling, Miner, Norm, feature_scale
+from sppnet.tasks.mining import Labelling, Miner, feature_scale
 from sppnet.windows.warped import WarpedWindows
 
 CLASSES = 3
-ALL = Norm(mean=20.0, num_images=100, num_windows=1000, seed=3)
+ALL = {"mean_norm": 20.0, "num_images": 100, "num_windows": 1000, "seed": 3}
 OVERLAPS = {"negative_overlap": 0.3, "duplicate_overlap": 0.7, "difficult_positives": True}
 
 
@@ -27,7 +27,7 @@ def machine(dim, **changes):
 
 @pytest.fixture
 def make_miner(scenes, make_windows):
-    scale = feature_scale(scenes, make_windows(), ALL)
+    scale = feature_scale(scenes, make_windows(), **ALL)
 
     def make(source=None, images=scenes, *, svm=None, rules=None, workers=1):
         source = source or make_windows()
@@ -56,7 +56,7 @@ def windows_of(scene):
 def test_the_scale_makes_the_mean_norm_20(scenes, make_windows, layer):
     source = make_windows(layer)
     rows = [source.rows(scene.image.path, windows_of(scene)) for index, scene in enumerate(scenes)]
-    scale = feature_scale(scenes, source, ALL)
+    scale = feature_scale(scenes, source, **ALL)
     assert torch.cat(rows).norm(dim=1).mean() != pytest.approx(20, rel=0.1)
     assert (scale * torch.cat(rows)).norm(dim=1).mean() == pytest.approx(20, rel=1e-5)
 
@@ -64,28 +64,28 @@ def test_the_scale_makes_the_mean_norm_20(scenes, make_windows, layer):
 def test_the_scale_is_of_random_windows_that_the_seed_chooses(scenes, make_windows):
     source = make_windows()
     one, again, other = (
-        feature_scale(scenes, source, Norm(20.0, num_images=3, num_windows=5, seed=seed))
+        feature_scale(scenes, source, mean_norm=20.0, num_images=3, num_windows=5, seed=seed)
         for seed in (1, 1, 2)
     )
     assert one == again != other
-    assert one == pytest.approx(feature_scale(scenes, source, ALL), rel=0.5)
+    assert one == pytest.approx(feature_scale(scenes, source, **ALL), rel=0.5)
 
 
 def test_vectors_without_a_norm_are_refused(scenes, make_windows, small_net):
     empty = [scene._replace(proposals=scene.proposals[:0]) for scene in scenes[2:3]]
     with pytest.raises(DataError, match="features of 0 windows of 1 images have a mean norm of nan"):
-        feature_scale(empty, make_windows(), ALL)
+        feature_scale(empty, make_windows(), **ALL)
     with torch.no_grad():
         for parameter in small_net.parameters():
             parameter.zero_()
     with pytest.raises(DataError, match="have a mean norm of 0; check the proposals and the network's"):
-        feature_scale(scenes, make_windows(net=small_net), ALL)
+        feature_scale(scenes, make_windows(net=small_net), **ALL)
 
 
 @pytest.mark.parametrize("difficult", [True, False])
 def test_the_miner_feeds_the_machine_as_the_paper_says(scenes, make_windows, make_miner, difficult):
     source, svm = make_windows(), machine(make_windows().dim)
-    scale = feature_scale(scenes, source, ALL)
+    scale = feature_scale(scenes, source, **ALL)
     rules = OVERLAPS | {"difficult_positives": difficult}
     # Ids are told apart by hand here: only what is the same window decides.
     for index, scene in enumerate(scenes):

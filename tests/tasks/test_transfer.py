@@ -58,7 +58,8 @@ class Problem:
         self.data = FeatureDataModule(features=on_disk(vectors, folder), target=target, split=self.split)
 
     def task(self, **replaced) -> TransferTask:
-        arguments = {"measure": "average_precision", "svm_c": [1.0], "patience": 9, **MACHINE}
+        machine = LinearSvm(**{name: replaced.pop(name, value) for name, value in MACHINE.items()})
+        arguments = {"measure": "average_precision", "svm_c": [1.0], "patience": 9, "machine": machine}
         return TransferTask(
             classes=self.classes, num_features=self.vectors.shape[1], **{**arguments, **replaced}
         )
