@@ -3,6 +3,7 @@
 import functools
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -22,13 +23,7 @@ from sppnet.data.records import ViewBatch
 from sppnet.data.sampling import BucketSampler, EpochSampler, TrainSampler
 from sppnet.data.sizes import BucketSizes, EpochSizes
 from sppnet.data.splits import ImageSet, ImageSplits, Reader, Selection
-from sppnet.data.transforms import (
-    ColourNoise,
-    ObjectTransform,
-    RegionTransform,
-    Transform,
-    WholeTransform,
-)
+from sppnet.data.transforms import ColourNoise, RegionTransform, Transform, WholeTransform
 from sppnet.data.verify import verify
 from sppnet.errors import ConfigError
 from sppnet.models.views import CropView, View
@@ -216,10 +211,8 @@ class ImageDataModule(LightningDataModule):
 
     def _transform(self) -> Transform:
         if isinstance(self.sizes, BucketSizes):
-            return WholeTransform(colour=self.colour)
-        if self.train_set.regions is not None:
-            return ObjectTransform(regions=self.train_set.regions, crop=self.crop, colour=self.colour)
-        return self.of_region
+            return WholeTransform(self.colour)
+        return replace(self.of_region, regions=self.train_set.regions)
 
     def _train_sampler(self) -> TrainSampler:
         num_replicas, rank = self._share()
