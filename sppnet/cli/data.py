@@ -23,9 +23,9 @@ def main(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(list(argv))
     data = _datamodule(arguments.overrides)
-    splits = (("train", data.train_set), ("held out", data.val_set), ("test", data.test_set))
+    splits = zip(("train", "held out", "test"), data.splits, strict=True)
     counts = ", ".join(f"{len(images.paths)} {name}" for name, images in splits)
-    print(f"{data.data_name}: {data.num_classes} classes; {counts} images")
+    print(f"{data.name}: {len(data.classes)} classes; {counts} images")
     if arguments.verb == "verify":
         kinds = data.verify()
         print("all readable: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))

@@ -3,6 +3,7 @@
 import functools
 import signal
 from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -16,20 +17,13 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from sppnet.artifacts import stable_seed
 from sppnet.data.datasets import TrainImages, ViewedImages, equal_stacks, stacks_of_like_images
-from sppnet.data.image_store import ImageStore
+from sppnet.data.image_store import ImageStore, verify
 from sppnet.data.images import size_at
 from sppnet.data.records import ViewBatch
 from sppnet.data.sampling import BucketSampler, EpochSampler, TrainSampler
 from sppnet.data.sizes import BucketSizes, EpochSizes
-from sppnet.data.splits import ImageSet, ImageSplits, Reader, Selection
-from sppnet.data.transforms import (
-    ColourNoise,
-    ObjectTransform,
-    RegionTransform,
-    Transform,
-    WholeTransform,
-)
-from sppnet.data.verify import verify
+from sppnet.data.splits import ImageSplits, Reader, Selection
+from sppnet.data.transforms import ColourNoise, RegionTransform, Transform, WholeTransform
 from sppnet.errors import ConfigError
 from sppnet.models.views import CropView, View
 from sppnet.ops.crops import centre_crop
@@ -38,6 +32,7 @@ _NUM_FOR_MEAN = 1000
 
 
 @final
+@dataclass(kw_only=True, eq=False, repr=False)
 class ImageDataModule(LightningDataModule):
     """Reads, splits, resizes and crops; the network's side of things (sizes, means) is the task's.
 
@@ -62,81 +57,48 @@ class ImageDataModule(LightningDataModule):
         max_pixels: A larger file is refused.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one key of conf/data
-        self,
-        *,
-        name: str,
-        reader: Reader,
-        root: str | Path | None,
-        per_class: int | None,
-        test_per_class: int | None,
-        val_fraction: float,
-        split_seed: int,
-        upright: bool,
-        short_side: int,
-        crop: int,
-        train_crop: str,
-        colour: ColourNoise,
-        sizes: EpochSizes | BucketSizes,
-        batch_size: int,
-        seed: int,
-        workers: int,
-        cache_gb: float,
-        max_pixels: int,
-    ) -> None:
+    name: str = field()  # Lightning's None is no default
+    reader: Reader
+    root: str | Path | None
+    per_class: int | None
+    test_per_class: int | None
+    val_fraction: float
+    split_seed: int
+    upright: bool
+    short_side: int
+    crop: int
+    train_crop: str
+    colour: ColourNoise
+    sizes: EpochSizes | BucketSizes
+    batch_size: int
+    seed: int
+    workers: int
+    cache_gb: float
+    max_pixels: int
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if crop > short_side:
+        if self.crop > self.short_side:
             raise ConfigError(
-                f"image.size={crop} must not exceed image.short_side={short_side}: no region fits"
+                f"image.size={self.crop} must not exceed image.short_side={self.short_side}: no region fits"
             )
-        self.data_name = name  # Lightning keeps a class attribute `name` for itself
-        self.reader = reader
-        self.root = None if root is None else Path(root).expanduser()
-        self.selection = Selection(per_class, test_per_class, val_fraction, split_seed)
-        self.upright = upright
-        self.short_side = short_side
-        self.crop = crop
-        self.colour = colour
-        self.of_region = RegionTransform(crop=crop, train_crop=train_crop, colour=colour)
-        if isinstance(sizes, BucketSizes):
-            self.short_side = max(short_side, *sizes.sizes)
-        self.sizes = sizes
-        self.batch_size = batch_size
-        self.seed = seed
-        self.workers = workers
-        self.max_pixels = max_pixels
-        self._memory_left = int(cache_gb * 1e9)
+        self._selection = Selection(self.per_class, self.test_per_class, self.val_fraction, self.split_seed)
+        self._of_region = RegionTransform(self.crop, self.train_crop, self.colour)
+        if isinstance(self.sizes, BucketSizes):
+            self.short_side = max(self.short_side, *self.sizes.sizes)
+        self._memory_left = int(self.cache_gb * 1e9)
         self._stores: dict[str, ImageStore] = {}
 
     @functools.cached_property
     def splits(self) -> ImageSplits:
         """Which images train, validate and test; found on disk at first use."""
-        return self.reader.read(self.root, self.selection)
-
-    @property
-    def train_set(self) -> ImageSet:
-        """Images to train on."""
-        return self.splits.train
-
-    @property
-    def val_set(self) -> ImageSet:
-        """Images held out of training; perhaps none."""
-        return self.splits.val
-
-    @property
-    def test_set(self) -> ImageSet:
-        """Images to test on."""
-        return self.splits.test
+        root = None if self.root is None else Path(self.root).expanduser()
+        return self.reader.read(root, self._selection)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels."""
-        return self.train_set.classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
+        return self.splits.train.classes
 
     def prepare_data(self) -> None:
         """Find, or generate, the files on one rank, before the others look for them."""
@@ -159,17 +121,17 @@ class ImageDataModule(LightningDataModule):
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
         images = TrainImages(
-            self._store("train"), self.train_set.labels, transform=self._transform(), seed=self.seed
+            self._store("train"), self.splits.train.labels, transform=self._transform(), seed=self.seed
         )
         return StatefulDataLoader(images, self.batch_size, sampler=sampler, **self._loading())
 
     def val_dataloader(self) -> DataLoader[ViewBatch] | list[Any]:
         """Central regions of the held-out images; an empty list when nothing is held out."""
-        if not self.val_set.paths:
+        if not self.splits.val.paths:
             return []
         store = self._store("val")
         view = CropView(short_side=self.short_side, size=self.crop)
-        images = ViewedImages(lambda index: (store[index],), self.val_set.labels, cut=view.cut)
+        images = ViewedImages(lambda index: (store[index],), self.splits.val.labels, cut=view.cut)
         return self._in_stacks(images, equal_stacks(range(len(store)), self.batch_size))
 
     def view_loader(self, view: View) -> DataLoader[ViewBatch]:
@@ -180,7 +142,7 @@ class ImageDataModule(LightningDataModule):
         """
         store = self._store("test")
         images = ViewedImages(
-            lambda index: store.at(index, view.short_sides), self.test_set.labels, cut=view.cut
+            lambda index: store.at(index, view.short_sides), self.splits.test.labels, cut=view.cut
         )
         if view.is_square:
             size = max(1, self.batch_size // view.num_views)
@@ -216,10 +178,8 @@ class ImageDataModule(LightningDataModule):
 
     def _transform(self) -> Transform:
         if isinstance(self.sizes, BucketSizes):
-            return WholeTransform(colour=self.colour)
-        if self.train_set.regions is not None:
-            return ObjectTransform(regions=self.train_set.regions, crop=self.crop, colour=self.colour)
-        return self.of_region
+            return WholeTransform(self.colour)
+        return replace(self._of_region, regions=self.splits.train.regions)
 
     def _train_sampler(self) -> TrainSampler:
         num_replicas, rank = self._share()
@@ -232,7 +192,7 @@ class ImageDataModule(LightningDataModule):
                 num_replicas=num_replicas,
                 rank=rank,
             )
-        num_images = len(self.train_set.paths)
+        num_images = len(self.splits.train.paths)
         return EpochSampler(
             num_images, seed=self.seed, sizes=self.sizes, num_replicas=num_replicas, rank=rank
         )

@@ -1,9 +1,10 @@
 """The resized pixels of a set of images: kept in memory when they fit, else decoded at every use."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import final
 
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from sppnet.data.images import BadImageError, image_size, read_image, resize_short_side
 from sppnet.data.splits import ImageSet
-from sppnet.progress_bar import show_progress
+from sppnet.errors import DataError
+from sppnet.progress_bar import map_in_threads
 
 _NUM_SAMPLED = 100  # files whose headers tell how large the whole set will be
-_MAX_THREADS = 8
+_NUM_LISTED = 20
 log = logging.getLogger(__name__)
 
 
@@ -73,20 +75,14 @@ class ImageStore:
         Raises:
             BadImageError: A file cannot be used.
         """
-        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            found = pool.map(self._size, range(len(self)))
-            return list(show_progress(found, label=f"sizes of {self._name} images", total=len(self)))
+        return map_in_threads(self._size, range(len(self)), label=f"sizes of {self._name} images")
 
     def keep_in_memory(self, budget: int) -> int:
         """Decode everything now if it fits into `budget` bytes; return the bytes taken (0: nothing kept)."""
         if not len(self) or self._estimate_bytes() > budget:
             return 0
         log.info("decoding %d %s images into memory", len(self), self._name)
-        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            decoded = pool.map(
-                self.__getitem__, range(len(self))
-            )  # Pillow decodes outside the interpreter's lock
-            self._kept = list(show_progress(decoded, label=f"decoding {self._name} images", total=len(self)))
+        self._kept = map_in_threads(self.__getitem__, range(len(self)), label=f"decoding {self._name} images")
         return sum(image.numel() for image in self._kept)
 
     def _path(self, index: int) -> Path:
@@ -100,10 +96,38 @@ class ImageStore:
         sampled = range(0, len(self), max(1, len(self) // _NUM_SAMPLED))
         aspects = []
         for index in sampled:
-            try:
-                with Image.open(self._path(index)) as image:
-                    aspects.append(max(image.size) / min(image.size))
-            except (OSError, ValueError, Image.DecompressionBombError):
-                continue  # reported, with everything there is to say, when the image is read
+            with contextlib.suppress(BadImageError):  # reported when the image is read
+                size = self._size(index)
+                aspects.append(max(size) / min(size))
         mean_aspect = float(np.mean(aspects)) if aspects else 1.0
         return int(len(self) * 3 * self._short_side**2 * mean_aspect)
+
+
+def verify(image_sets: Iterable[ImageSet], *, upright: bool, max_pixels: int) -> Counter[str]:
+    """Decode every image once.
+
+    Returns:
+        How many files there are of each kind, e.g. {"JPEG RGB": 9000, "JPEG CMYK": 2}.
+
+    Raises:
+        DataError: Some cannot be used: the first 20 with path and reason, and the total.
+    """
+    paths = [path for images in image_sets for path in images.paths]
+
+    def check(path: Path) -> tuple[str, str]:
+        """Kind of one file, and what is wrong with it."""
+        try:
+            read_image(path, upright=upright, max_pixels=max_pixels)
+            with Image.open(path) as image:
+                return f"{image.format} {image.mode}", ""
+        except BadImageError as error:
+            return "", str(error)
+
+    checked = map_in_threads(check, paths, label="reading images")
+    wrong = [reason for _, reason in checked if reason]
+    if wrong:
+        more = [f"... and {len(wrong) - _NUM_LISTED} more"] if len(wrong) > _NUM_LISTED else []
+        raise DataError(
+            "\n".join([f"{len(wrong)} of {len(paths)} images cannot be used:", *wrong[:_NUM_LISTED], *more])
+        )
+    return Counter(kind for kind, _ in checked)

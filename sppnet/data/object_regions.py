@@ -8,7 +8,6 @@ The crop's class is that object's, the one it overlaps most. All positions of an
 once, so that a region is drawn uniformly among those that count, without trial and error.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, final
@@ -28,52 +27,22 @@ class Objects(NamedTuple):
 
     boxes: Float[Tensor, "k 4"]
     labels: Int[Tensor, " k"]
+    crop: int  # side of the square regions, pixels
+    min_overlap: float  # least IoU of a region and the object it shows
 
-
-class Region(NamedTuple):
-    """Where a training region starts, and the class it shows."""
-
-    top: int
-    left: int
-    label: int
-
-
-@final
-@dataclass(frozen=True)
-class ObjectRegions:
-    """Draws regions of a set of images.
-
-    Args:
-        objects: Of every image.
-        crop: Side of the square regions, pixels.
-        min_overlap: Least IoU of a region and the object it shows.
-    """
-
-    objects: tuple[Objects, ...]
-    crop: int
-    min_overlap: float
-
-    def draw(self, index: int, height: int, width: int, generator: torch.Generator) -> Region:
-        """Draw one region of an image, uniformly among all that show an object well enough.
+    def draw_region(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int]:
+        """Draw top, left and label of a region, uniformly among all that show an object well enough.
 
         Args:
-            index: Of the image.
             height: Of the resized image, pixels.
             width: Of the resized image, pixels.
             generator: Of the draw.
         """
-        overlaps = region_overlaps(self.objects[index].boxes, height, width, self.crop)
-        best, shown = overlaps.max(dim=0)
-        # Images without such a region were left out when they were listed (`shows_an_object`).
+        best, shown = region_overlaps(self.boxes, height, width, self.crop).max(dim=0)
+        # Images without such a region were left out when they were listed (`_shows_an_object`).
         good = (best >= self.min_overlap).nonzero()
         top, left = good[int(torch.randint(len(good), (), generator=generator))].tolist()
-        return Region(top, left, int(self.objects[index].labels[shown[top, left]]))
-
-    def subset(self, positions: Sequence[int]) -> "ObjectRegions":
-        """The same of some of the images."""
-        return ObjectRegions(
-            tuple(self.objects[position] for position in positions), self.crop, self.min_overlap
-        )
+        return top, left, int(self.labels[shown[top, left]])
 
 
 def region_overlaps(
@@ -151,21 +120,21 @@ class VocObjectReader:
         width, height = size_at((image.width, image.height), self.short_side)
         if not len(image.labels) or min(width, height) < self.crop:
             return False
-        overlaps = region_overlaps(_objects_of(image).boxes, height, width, self.crop)
+        overlaps = region_overlaps(self._objects_of(image).boxes, height, width, self.crop)
         return bool((overlaps >= self.min_overlap).any())
 
     def _image_set(self, annotated: AnnotatedImages) -> ImageSet:
-        objects = tuple(_objects_of(image) for image in annotated.images)
+        objects = [self._objects_of(image) for image in annotated.images]
         areas = [(one.boxes[:, 2:] - one.boxes[:, :2]).prod(dim=1) for one in objects]
         return ImageSet(
             tuple(image.path for image in annotated.images),
             tuple(int(one.labels[area.argmax()]) for one, area in zip(objects, areas, strict=True)),
             annotated.classes,
-            ObjectRegions(objects, self.crop, self.min_overlap),
+            tuple(one.draw_region for one in objects),
         )
 
-
-def _objects_of(image: AnnotatedImage) -> Objects:
-    """Boxes with both ends inside, in pixels, as shares with their ends outside."""
-    ends = image.boxes_xyxy + torch.tensor([0.0, 0.0, 1.0, 1.0])
-    return Objects(ends / torch.tensor([image.width, image.height] * 2), image.labels)
+    def _objects_of(self, image: AnnotatedImage) -> Objects:
+        """Boxes with both ends inside, in pixels, as shares with their ends outside."""
+        ends = image.boxes_xyxy + torch.tensor([0.0, 0.0, 1.0, 1.0])
+        shares = ends / torch.tensor([image.width, image.height] * 2)
+        return Objects(shares, image.labels, self.crop, self.min_overlap)

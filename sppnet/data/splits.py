@@ -6,7 +6,7 @@ images are the training images of a 5-shot run.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -19,17 +19,8 @@ from sppnet.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 
-@runtime_checkable  # the tests check argument types
-class Regions(Protocol):
-    """Where the training regions of a set of images lie, when their content decides it (§4.5)."""
-
-    def draw(self, index: int, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int]:
-        """Top and left of a region of an image, and its label."""
-        ...
-
-    def subset(self, positions: Sequence[int]) -> "Regions":
-        """The same of some of the images."""
-        ...
+# From an image's height and width, resized, to a training region's top, left and label (§4.5).
+DrawRegion = Callable[[int, int, torch.Generator], tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class ImageSet:
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
-    regions: Regions | None = None
+    regions: tuple[DrawRegion, ...] = ()  # of every image, where its content decides them
 
 
 class ImageSplits(NamedTuple):
@@ -155,14 +146,10 @@ def _select(images: ImageSet, selection: Selection, choose: Callable[[list[int]]
         generator = torch.Generator().manual_seed(stable_seed(selection.split_seed, name))
         order = torch.randperm(len(positions), generator=generator).tolist()
         kept.extend(choose([positions[i] for i in order]))
-    return _subset(images, sorted(kept))
-
-
-def _subset(images: ImageSet, positions: Iterable[int]) -> ImageSet:
-    chosen = list(positions)
+    kept.sort()
     return ImageSet(
-        tuple(images.paths[i] for i in chosen),
-        tuple(images.labels[i] for i in chosen),
+        tuple(images.paths[i] for i in kept),
+        tuple(images.labels[i] for i in kept),
         images.classes,
-        images.regions.subset(chosen) if images.regions else None,
+        tuple(images.regions[i] for i in kept) if images.regions else (),
     )

@@ -5,7 +5,8 @@ not matter which worker reads the image, nor when.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, final, runtime_checkable
+from dataclasses import dataclass
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sppnet.data.records import Draw
-from sppnet.data.splits import Regions
+from sppnet.data.splits import DrawRegion
 from sppnet.errors import ConfigError
 
 
@@ -25,13 +26,8 @@ class TrainView(NamedTuple):
     label: int | None = None  # where the region decides it; otherwise the image's
 
 
-@runtime_checkable  # the tests check argument types
-class Transform(Protocol):
-    """Makes one use of an image out of its pixels."""
-
-    def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
-        """Cut one training view out of a whole resized image."""
-        ...
+# Makes one use of an image out of its resized pixels.
+Transform = Callable[[Tensor, Draw, torch.Generator], TrainView]
 
 
 @final
@@ -61,15 +57,11 @@ class ColourNoise:
 
 
 @final
+@dataclass(frozen=True)
 class WholeTransform:
-    """The whole image at the draw's height and width, mirror image, colour shift.
+    """The whole image at the draw's height and width, mirror image, colour shift."""
 
-    Args:
-        colour: How colours are altered.
-    """
-
-    def __init__(self, *, colour: ColourNoise) -> None:
-        self.colour = colour
+    colour: ColourNoise
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
         """Stretch a whole image, by less than a bucket's step, to the shape that its batch has."""
@@ -78,28 +70,7 @@ class WholeTransform:
 
 
 @final
-class ObjectTransform:
-    """A square region that shows an object, mirror image, colour shift (§4.5).
-
-    Args:
-        regions: Which regions of an image do.
-        crop: Side of the regions, pixels.
-        colour: How colours are altered.
-    """
-
-    def __init__(self, *, regions: Regions, crop: int, colour: ColourNoise) -> None:
-        self.regions = regions
-        self.crop = crop
-        self.colour = colour
-
-    def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
-        """Cut one region; its label is the class of the object."""
-        top, left, label = self.regions.draw(draw.index, image.shape[1], image.shape[2], generator)
-        region = image[:, top : top + self.crop, left : left + self.crop]
-        return TrainView(_perhaps_mirrored(region, generator), self.colour.draw(generator), label)
-
-
-@final
+@dataclass(frozen=True)
 class RegionTransform:
     """Square region, mirror image, colour shift.
 
@@ -107,21 +78,28 @@ class RegionTransform:
         crop: Side of the region in pixels.
         train_crop: "random", anywhere in the resized image, or "five", its centre or a corner.
         colour: How colours are altered.
+        regions: Of every image, where its content and not `train_crop` decides region and label (§4.5).
     """
 
-    def __init__(self, *, crop: int, train_crop: str, colour: ColourNoise) -> None:
-        if train_crop not in _CORNERS:
-            raise ConfigError(f"data.train_crop={train_crop!r} must be one of {', '.join(_CORNERS)}")
-        self.crop = crop
-        self.choose_corner = _CORNERS[train_crop]
-        self.colour = colour
+    crop: int
+    train_crop: str
+    colour: ColourNoise
+    regions: tuple[DrawRegion, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.train_crop not in _CORNERS:
+            raise ConfigError(f"data.train_crop={self.train_crop!r} must be one of {', '.join(_CORNERS)}")
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
         """Cut a square region out of a whole resized image; the task resizes it to the draw's size."""
         height, width = image.shape[1:]
-        top, left = self.choose_corner(height - self.crop, width - self.crop, generator)
+        label = None
+        if self.regions:
+            top, left, label = self.regions[draw.index](height, width, generator)
+        else:
+            top, left = _CORNERS[self.train_crop](height - self.crop, width - self.crop, generator)
         region = image[:, top : top + self.crop, left : left + self.crop]
-        return TrainView(_perhaps_mirrored(region, generator), self.colour.draw(generator))
+        return TrainView(_perhaps_mirrored(region, generator), self.colour.draw(generator), label)
 
 
 def _perhaps_mirrored(region: Tensor, generator: torch.Generator) -> Tensor:

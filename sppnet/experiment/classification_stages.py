@@ -49,7 +49,7 @@ def begin(take: Take) -> Outcome:
 
 def _kept(take: Take, net: "SppNet", data: "ImageDataModule", measured: dict[str, float]) -> Outcome:
     metrics = {
-        "train/num_images": len(data.train_set.paths),
+        "train/num_images": len(data.splits.train.paths),
         "num_parameters": sum(parameter.numel() for parameter in net.parameters()),
         **measured,
     }
@@ -75,7 +75,7 @@ def evaluate(take: Take) -> Outcome:
     metrics = {
         **trained.metrics,
         **{key: float(value) for key, value in tested.items()},
-        "test/num_images": len(data.test_set.paths),
+        "test/num_images": len(data.splits.test.paths),
         "test/num_views": task.view.num_views,
         "test/seconds": round(seconds, 3),
     }

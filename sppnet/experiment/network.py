@@ -64,7 +64,7 @@ def begin_network(conf: Conf, data: "ImageDataModule", *, is_new: bool) -> "SppN
     from sppnet.models.initialise import DataDependentInit
 
     init = make(conf.init)
-    net = build_net(conf, num_classes=data.num_classes, init=init)
+    net = build_net(conf, num_classes=len(data.classes), init=init)
     _check_sizes(net, conf)
     if is_new:
         if net.input_norm.needs_mean_image:

@@ -4,9 +4,7 @@ Axes: n images, dim numbers per vector.
 """
 
 import logging
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -16,15 +14,12 @@ from sppnet.features.compute import compute_rows, frozen, vector_lengths
 from sppnet.features.extract_view import ExtractView
 from sppnet.features.identity import extractor_identities
 from sppnet.features.shards import Features
-from sppnet.features.specs import FeatureSpec, level_columns
+from sppnet.features.specs import FeatureSpec
 from sppnet.models.sppnet import SppNet
-from sppnet.progress_bar import show_progress
+from sppnet.progress_bar import map_in_threads, show_progress
 from sppnet.store.entry import Entry, Images, obtain, share_work
 from sppnet.store.feature_cache import FeatureCache
 
-__all__ = ["ExtractView", "FeatureSpec", "Features", "extract", "level_columns"]
-
-_MAX_THREADS = 8
 log = logging.getLogger(__name__)
 
 
@@ -111,9 +106,7 @@ class _Job:
             return _Shard(images, files)
 
         starts = range(0, len(paths), self.cache.shard_images)
-        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            found = pool.map(look_up_one, starts)  # digests are made outside the interpreter's lock
-            shards = list(show_progress(found, label="looking for features", total=len(starts)))
+        shards = map_in_threads(look_up_one, starts, label="looking for features")
         self.cache.counts.reused += sum(len(shard.files) for shard in shards)
         return shards
 

@@ -3,14 +3,13 @@
 Axes: n images, d numbers a vector, k classes.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int, Int8
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from sppnet.data.targets import TargetImages, TargetSplit
 from sppnet.features.shards import Features
@@ -55,27 +54,9 @@ class FeatureDataModule(LightningDataModule):
         return self._loader(rows, torch.zeros(len(rows), dtype=torch.bool))
 
     def _loader(self, rows: Tensor, is_held_out: Tensor) -> DataLoader[FeatureBatch]:
-        data = _Rows(self.features, self.target.presence, rows, is_held_out)
-        return DataLoader(data, batch_size=_ROWS, collate_fn=_as_it_is)
+        def batch(positions: list[int]) -> FeatureBatch:
+            ids = rows[positions]
+            features = self.features.rows(ids.tolist())
+            return FeatureBatch(features, self.target.presence[ids], is_held_out[positions], ids)
 
-
-@final
-class _Rows(Dataset[FeatureBatch]):
-    """Answers a whole batch at once."""
-
-    def __init__(self, features: Features, presence: Tensor, rows: Tensor, is_held_out: Tensor) -> None:
-        self.features, self.presence, self.rows, self.is_held_out = features, presence, rows, is_held_out
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, positions: Sequence[int]) -> FeatureBatch:
-        ids = self.rows[list(positions)]
-        return FeatureBatch(
-            self.features.rows(ids.tolist()), self.presence[ids], self.is_held_out[list(positions)], ids
-        )
-
-
-def _as_it_is(batch: Any) -> Any:
-    """The rows come stacked."""
-    return batch
+        return DataLoader(range(len(rows)), batch_size=_ROWS, collate_fn=batch)  # type: ignore[arg-type]

@@ -77,10 +77,7 @@ class Features:
 
     def matrix(self) -> Float[Tensor, "n dim"]:
         """Copy all vectors into memory."""
-        matrix = torch.empty(self.num_rows, self.dim)
-        for number, start in enumerate(range(0, self.num_rows, self.shard_rows)):
-            matrix.numpy()[start : start + self.shard_rows] = self._map(number)[:, self.columns]
-        return matrix
+        return self.rows(range(self.num_rows))
 
     def _map(self, number: int) -> "np.memmap[tuple[int, int], np.dtype[np.float32]]":
         if number not in self._maps:

@@ -18,7 +18,9 @@ from sppnet.errors import ArtifactError, DataError
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A cache of three images' pooled and fc7 features."""
-    from sppnet.features.extract import ExtractView, FeatureSpec, extract
+    from sppnet.features.extract import extract
+    from sppnet.features.extract_view import ExtractView
+    from sppnet.features.specs import FeatureSpec
     from sppnet.models.backbones import LayeredBackbone
     from sppnet.models.initialise import DataDependentInit
     from sppnet.models.normalise import InputNorm

@@ -25,7 +25,7 @@ def count_images(take: Take) -> Outcome:
     take.progress("counting")
     data = make(take.conf.data)
     (take.path / "counted.txt").write_text("all of them")
-    return Outcome({"census/num_images": len(data.train_set.paths)}, ("counted.txt",))
+    return Outcome({"census/num_images": len(data.splits.train.paths)}, ("counted.txt",))
 
 
 def test_a_stage_is_added_by_one_function_and_one_row(sppnet, tmp_path: Path, tiny, monkeypatch):

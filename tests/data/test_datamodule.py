@@ -53,7 +53,7 @@ def test_workers_and_memory_change_speed_only(make_data, other):
 def test_images_in_memory_are_not_read_again(make_data):
     data = make_data()
     loader = data.train_dataloader()
-    for path in data.train_set.paths:
+    for path in data.splits.train.paths:
         path.unlink()
     assert len(list(loader)) == 6
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
-from sppnet.data.object_regions import ObjectRegions, Objects, VocObjectReader, region_overlaps
+from sppnet.data.object_regions import Objects, VocObjectReader, region_overlaps
 from sppnet.data.splits import Selection
 from sppnet.errors import DataError
 
@@ -30,25 +30,25 @@ def test_overlaps_are_the_iou_of_every_position():
 
 def test_regions_are_drawn_uniformly_among_those_that_show_an_object():
     # 12 of the 16 columns of a row belong to the object: a region of 12 overlaps it by half from 4 off.
-    objects = Objects(torch.tensor([[0.0, 0.0, 0.5, 1.0]]), torch.tensor([3]))
-    regions = ObjectRegions((objects,), crop=12, min_overlap=0.5)
+    boxes, labels = torch.tensor([[0.0, 0.0, 0.5, 1.0]]), torch.tensor([3])
+    objects = Objects(boxes, labels, crop=12, min_overlap=0.5)
     generator = torch.Generator().manual_seed(0)
-    drawn = Counter(regions.draw(0, 12, 24, generator) for _ in range(2000))
+    drawn = Counter(objects.draw_region(12, 24, generator) for _ in range(2000))
     # Shared columns 12 - left of 12 + left in the union: at least a half for left <= 4.
-    assert {region.left for region in drawn} == {0, 1, 2, 3, 4}
-    assert {(region.top, region.label) for region in drawn} == {(0, 3)}
+    assert {left for _, left, _ in drawn} == {0, 1, 2, 3, 4}
+    assert {(top, label) for top, _, label in drawn} == {(0, 3)}
     # 400 +- 4 sqrt(2000 * 0.2 * 0.8) = 400 +- 72
     assert all(328 < count < 472 for count in drawn.values())
 
 
 def test_a_region_has_the_class_of_the_object_it_overlaps_most():
-    halves = Objects(torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]), torch.tensor([1, 2]))
-    regions = ObjectRegions((halves,), crop=10, min_overlap=0.6)
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])
+    halves = Objects(boxes, torch.tensor([1, 2]), crop=10, min_overlap=0.6)
     generator = torch.Generator().manual_seed(0)
-    drawn = {regions.draw(0, 10, 20, generator) for _ in range(300)}
-    assert {region.label for region in drawn if region.left <= 2} == {1}
-    assert {region.label for region in drawn if region.left >= 8} == {2}
-    assert {region.left for region in drawn} == {0, 1, 2, 8, 9, 10}
+    drawn = {halves.draw_region(10, 20, generator) for _ in range(300)}
+    assert {label for _, left, label in drawn if left <= 2} == {1}
+    assert {label for _, left, label in drawn if left >= 8} == {2}
+    assert {left for _, left, _ in drawn} == {0, 1, 2, 8, 9, 10}
 
 
 def write_voc(root: Path, images: dict[str, list[tuple[str, str | None, tuple[int, int, int, int]]]]) -> None:
@@ -101,8 +101,8 @@ def test_images_without_a_region_that_shows_an_object_do_not_train(tmp_path: Pat
     assert [path.stem for path in train.paths] == ["large"]
     assert [train.classes[label] for label in train.labels] == ["dog"]  # the largest object
     assert [path.stem for path in test.paths] == ["test_large", "test_small"]
-    region = train.regions.draw(0, 30, 40, torch.Generator().manual_seed(0))
-    assert train.classes[region.label] == "dog"
+    _, _, label = train.regions[0](30, 40, torch.Generator().manual_seed(0))
+    assert train.classes[label] == "dog"
     with pytest.raises(DataError, match=r"lower data\.reader\.min_overlap"):
         reader(min_overlap=1.0).read(tmp_path, EVERYTHING)
 

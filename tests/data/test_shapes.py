@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from sppnet.data import shape_drawing, shapes
-from sppnet.data.shape_drawing import Placement, paint_scene
-from sppnet.data.shape_outlines import CLASSES, OUTLINES
+from sppnet.data.shape_drawing import CLASSES, OUTLINES, Placement, paint_scene
 from sppnet.data.shapes import ShapesReader, build_shapes
 from sppnet.data.splits import Selection
 from sppnet.errors import ConfigError, ResourceError

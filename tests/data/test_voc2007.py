@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sppnet.data.shape_annotations import write_image_sets, write_voc_image
-from sppnet.data.shape_drawing import Painted
-from sppnet.data.shape_outlines import CLASSES
+from sppnet.data.shape_drawing import CLASSES, Painted
+from sppnet.data.shapes import write_image_sets, write_voc_image
 from sppnet.data.voc2007 import VOC_CLASSES, class_labels, read_voc
 from sppnet.data.voc_annotation import BadAnnotationError, read_annotation
 from sppnet.errors import ConfigError, DataError

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from sppnet.errors import ConfigError, DataError, NonFiniteError
-from sppnet.features.extract import FeatureSpec, extract, level_columns
+from sppnet.features.extract import extract
+from sppnet.features.specs import FeatureSpec, level_columns
 from sppnet.ops.pyramid import pool_pyramid
 
 CONV4, POOLED, POOL, FC6, FC7 = map(FeatureSpec.parse, ("conv4", "conv4@3,1", "pool", "fc6", "fc7"))

@@ -12,7 +12,8 @@ from PIL import Image
 
 import sppnet
 from sppnet.features.compute import compute_rows
-from sppnet.features.extract import FeatureSpec, extract
+from sppnet.features.extract import extract
+from sppnet.features.specs import FeatureSpec
 from sppnet.models.normalise import InputNorm
 from sppnet.sources import code_of
 from sppnet.store.feature_cache import FeatureCache

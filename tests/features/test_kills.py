@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.features.extract import FeatureSpec, extract
+from sppnet.features.extract import extract
+from sppnet.features.specs import FeatureSpec
 from sppnet.store.entry import ROWS, Entry, Images, shard_files
 from sppnet.store.feature_cache import FeatureCache, entries
 from sppnet.store.housekeeping import gc

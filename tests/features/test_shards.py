@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sppnet.errors import ResourceError
-from sppnet.features.extract import FeatureSpec, extract
+from sppnet.features.extract import extract
+from sppnet.features.specs import FeatureSpec
 from sppnet.store.entry import shard_files
 from sppnet.store.feature_cache import FeatureCache, entries
 from sppnet.store.housekeeping import gc, stat, verify
