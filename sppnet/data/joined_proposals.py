@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sppnet.data.proposal_files import Boxes, StoredImage
+from sppnet.data.proposals import SetSource
 from sppnet.ops.boxes import keep_windows
 
 
@@ -26,6 +27,11 @@ class JoinedProposals:
     """
 
     sources: Mapping[str, Any]
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether all sources are."""
+        return all(not isinstance(one, SetSource) or one.is_computed for one in self.sources.values())
 
     def read(
         self, images: Sequence[StoredImage], proposals_of: Callable[[Sequence[StoredImage], Any], Boxes], /

@@ -49,6 +49,8 @@ class MatProposals:
         max_proposals: The first so many of an image are used.
     """
 
+    is_computed = False  # files know no other pictures
+
     def __init__(self, *, paths: Sequence[str | Path], max_proposals: int) -> None:
         self.paths = tuple(Path(path).expanduser() for path in paths)
         self.max_proposals = max_proposals

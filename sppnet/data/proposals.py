@@ -52,6 +52,10 @@ class ProposalSource(Protocol):
 class SetSource(Protocol):
     """Has the proposals of a set of images, from files or from other sources."""
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether it can `propose` in pictures of no set as well."""
+
     def read(
         self, images: Sequence[StoredImage], proposals_of: Callable[[Sequence[StoredImage], Any], Boxes], /
     ) -> Boxes:

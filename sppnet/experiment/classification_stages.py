@@ -2,7 +2,6 @@
 
 import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sppnet.experiment.making import make
@@ -59,6 +58,7 @@ def _kept(take: Take, net: "SppNet", data: "ImageDataModule", measured: dict[str
 def evaluate(take: Take) -> Outcome:
     """Test a trained network in the configuration's view."""
     from sppnet.experiment.trainer import run_trainer
+    from sppnet.models.weights import save_tensors
     from sppnet.tasks.evaluation import EvaluationTask
 
     data = _data(take)
@@ -71,7 +71,7 @@ def evaluate(take: Take) -> Outcome:
         began = time.perf_counter()
         tested = trainer.test(task, dataloaders=data.view_loader(task.view), verbose=False)[0]
         seconds = time.perf_counter() - began
-    _write_scores(take.path, *task.scores())
+    save_tensors(task.scores()._asdict(), take.path / "scores.safetensors")
     metrics = {
         **trained.metrics,
         **{key: float(value) for key, value in tested.items()},
@@ -84,11 +84,12 @@ def evaluate(take: Take) -> Outcome:
 
 def average(take: Take) -> Outcome:
     """Average the scores of an ensemble's members, which are runs before this one (§3.1.6)."""
+    from sppnet.models.weights import save_tensors
     from sppnet.tasks.evaluation import average_scores, error_rates, read_scores
 
     members = [read_scores(member) for member in take.below("members")]
     averaged = average_scores(members)
-    _write_scores(take.path, *averaged)
+    save_tensors(averaged._asdict(), take.path / "scores.safetensors")
     metrics = {
         **{f"test/{key}": value for key, value in error_rates(averaged).items()},
         "test/num_images": len(averaged.labels),
@@ -111,9 +112,3 @@ def _data(take: Take, **later: Any) -> "ImageDataModule":
     data.prepare_data()
     data.setup("fit")
     return data
-
-
-def _write_scores(path: Path, scores: Any, labels: Any) -> None:
-    from sppnet.models.weights import save_tensors
-
-    save_tensors({"scores": scores, "labels": labels}, path / "scores.safetensors")

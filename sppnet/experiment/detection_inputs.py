@@ -118,12 +118,5 @@ def scale_of(
     """What vectors are multiplied by: R-CNN measures it on random windows, always the same ones."""
     from sppnet.tasks.mining import feature_scale
 
-    mining = conf.mining
-    return feature_scale(
-        images,
-        source,
-        mean_norm=mean_norm,
-        num_images=mining.norm_images,
-        num_windows=mining.norm_windows,
-        seed=_NORM_SEED,
-    )
+    others = {"images": images, "source": source, "mean_norm": mean_norm, "seed": _NORM_SEED}
+    return make_from(feature_scale, conf.mining, **others)

@@ -1,5 +1,6 @@
 """What a detector is made of: proposals, maps, SVMs with hard negatives, box regressors (paper §4.1)."""
 
+import functools
 import itertools
 import logging
 import time
@@ -56,10 +57,7 @@ def compute_maps(take: Take) -> Outcome:
     net = frozen_network(take).net
     paths = [image.path for image in annotated(take, take.plan.image_set).images]
     maps = maps_of(take.conf, net, is_mirrored=take.plan.is_mirrored)
-
-    def report(done: int, total: int) -> None:
-        take.progress(f"maps at {take.plan.scale} pixels", done, total, "images")
-
+    report = functools.partial(take.progress, f"maps at {take.plan.scale} pixels", detail="images")
     began = time.perf_counter()
     maps.fill(paths, take.plan.scale, workers=take.workers, report=report)
     return Outcome({"maps/num_images": len(paths), "maps/seconds": round(time.perf_counter() - began, 3)})

@@ -60,11 +60,11 @@ def _made(node: Any) -> Any:
     return [_made(value) for value in node] if isinstance(node, list) else node
 
 
-def make_from(kind: Callable[..., _Made], record: Record, **others: Any) -> _Made:
-    """Build what Python names, with the keys of a record for all arguments of the same names.
+def make_from(kind: Callable[..., _Made], record: Record, /, **others: Any) -> _Made:
+    """Call what Python names, with the keys of a record for all arguments of the same names.
 
     Args:
-        kind: A class with keyword arguments.
+        kind: A class or function.
         record: Part of a configuration.
         **others: Arguments that it does not hold, or that replace what it holds.
     """

@@ -139,30 +139,16 @@ def require_visible(net: "SppNet", view: "View") -> None:
 
     for short_side in view.short_sides:
         seen = min(view.cut(torch.zeros(3, short_side, short_side, dtype=torch.uint8)).shape[2:])
-        if seen < net.min_short_side:
-            raise ConfigError(
-                f"images of {seen} pixels are too small: {net.backbone.name} with pyramid.levels="
-                f"{list(net.levels)} needs >= {net.min_short_side}; raise view.short_side (view.test_sides, "
-                f"image.size) or choose a coarser pyramid"
-            )
+        _require_side(net, "images", seen, "view.short_side (view.test_sides, image.size)")
 
 
 def _check_sizes(net: "SppNet", conf: Conf) -> None:
-    """Refuse a pyramid that the map of a training region does not fill.
-
-    Raises:
-        ConfigError: Too few cells, or a number of cells for which sliding windows are not the bins.
-    """
+    """Refuse a pyramid that the map of a training region does not fill, or where sliding makes other bins."""
     import torch
 
     sizes = conf.train_sizes
     smallest = min(conf.image.size, *sizes.get("sizes", [sizes.get("low")]))
-    if smallest < net.min_short_side:
-        raise ConfigError(
-            f"regions of {smallest} pixels are too small: {net.backbone.name} with pyramid.levels="
-            f"{list(net.levels)} needs >= {net.min_short_side}; raise image.size (and image.small_size) "
-            f"or choose a coarser pyramid"
-        )
+    _require_side(net, "regions", smallest, "image.size (and image.small_size)")
     if net.pooling == "sliding":
         low, high = sizes.get("low", 0), sizes.get("high", 0)
         for size in sizes.get("sizes") or range(low, high + 1):
@@ -172,3 +158,11 @@ def _check_sizes(net: "SppNet", conf: Conf) -> None:
                 raise ConfigError(
                     f"pyramid.pooling=sliding with regions of {size} pixels: {error}"
                 ) from error
+
+
+def _require_side(net: "SppNet", what: str, side: int, keys: str) -> None:
+    if side < net.min_short_side:
+        raise ConfigError(
+            f"{what} of {side} pixels are too small: {net.backbone.name} with pyramid.levels="
+            f"{list(net.levels)} needs >= {net.min_short_side}; raise {keys} or choose a coarser pyramid"
+        )

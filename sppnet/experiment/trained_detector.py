@@ -33,7 +33,7 @@ class LoadedDetector:
     """
 
     def __init__(self, plan: RunPlan, given: dict[str, Any], runs: Path) -> None:
-        from sppnet.data.proposal_files import MatProposals
+        from sppnet.data.proposals import SetSource
 
         conf = read_conf(given)
         assert conf.detection is not None
@@ -43,7 +43,7 @@ class LoadedDetector:
         self._max_pixels = conf.data_loading.max_pixels
         self._parts = read_parts(conf, machines, below.get("regressors", []))
         self._source = make(conf.proposals)
-        if isinstance(self._source, MatProposals):  # files know no other pictures
+        if isinstance(self._source, SetSource) and not self._source.is_computed:
             self._source = make(_default_proposals())
         # A detector of a GPU runs wherever there is one; one of the CPU stays there.
         device = "cpu" if conf.trainer.accelerator == "cpu" else device_of("auto")

@@ -1,5 +1,6 @@
 """Transfer: features of a frozen network into the cache, then SVMs on them (paper §3.2, §3.3)."""
 
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +28,7 @@ def extract_features(take: Take) -> Outcome:
     specs = [FeatureSpec(layer, None) for layer in take.plan.layers]
     cache = FeatureCache(Path(take.conf.paths.cache))
     began = time.perf_counter()
-
-    def report(done: int, total: int) -> None:
-        take.progress("extracting features", done, total, "images")
-
+    report = functools.partial(take.progress, "extracting features", detail="images")
     found = extract(net, target.paths, specs, _view(take, target), cache=cache, report=report)
     metrics = {
         "features/num_images": len(target.paths),
@@ -105,11 +103,7 @@ def _features_of(take: Take, net: "SppNet", target: "TargetImages") -> "Features
 def _view(take: Take, target: "TargetImages") -> "ExtractView":
     from sppnet.features.extract_view import ExtractView
 
-    features = take.conf.features
-    return ExtractView(
-        kind=features.view,
-        short_side=features.short_side,
-        crop=features.crop,
-        upright=target.is_upright,
-        max_pixels=take.conf.data_loading.max_pixels,
+    features, max_pixels = take.conf.features, take.conf.data_loading.max_pixels
+    return make_from(
+        ExtractView, features, kind=features.view, upright=target.is_upright, max_pixels=max_pixels
     )

@@ -1,17 +1,12 @@
 """Fine-tune a pre-trained network on windows (paper §4.1; for R-CNN, §4.2)."""
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from sppnet.experiment.detection_inputs import (
-    annotated,
-    frozen_network,
-    proposed,
-    scale_of,
-    windows_of,
-)
+from sppnet.experiment.detection_inputs import annotated, frozen_network, proposed, scale_of, windows_of
 from sppnet.experiment.making import make_from
 from sppnet.experiment.network import architecture, build_net, save_network
 from sppnet.experiment.take import Outcome, Take
@@ -90,9 +85,6 @@ def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") 
     from sppnet.windows.batches import WindowDataModule
     from sppnet.windows.draws import WindowSampling
 
-    def report(done: int, total: int) -> None:
-        take.progress("pooling windows", done, total, "images")
-
     chosen, windows = take.conf.finetuning, take.conf.windows
     return make_from(
         WindowDataModule,
@@ -104,7 +96,7 @@ def _data(take: Take, pretrained: "SppNet", images: "Sequence[DetectionImage]") 
         scales=() if windows.method == "rcnn" else windows.scales,
         seed=take.conf.seed,
         workers=take.workers,
-        report=report,
+        report=functools.partial(take.progress, "pooling windows", detail="images"),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from sppnet.artifacts import stable_seed
 from sppnet.data.window_labels import AssignedWindows, DetectionImage, assign_truth
 from sppnet.estimators.box_regressor import BoxRegressor
-from sppnet.windows.source import WindowSource, rows_ahead
+from sppnet.windows.source import WindowSource
 
 
 @final
@@ -67,17 +67,12 @@ def fit_regressors(
         windows = torch.cat([part.windows for part in chosen] or [torch.zeros(0, 4)])
         truth = torch.cat([part.truth for part in chosen] or [torch.zeros(0, 4)])
         features = torch.empty(len(windows), source.dim)
-        start = 0
-        for _, rows in rows_ahead(source, chosen, workers=1):
-            features[start : start + len(rows)] = rows.mul_(scale)
-            start += len(rows)
+        for part, room in zip(chosen, torch.split(features, [len(p.windows) for p in chosen]), strict=True):
+            source.rows(part.image, part.windows, out=room).mul_(scale)
         return BoxRegressor(ridge=regression.ridge).fit(features, windows, truth)
 
     with ThreadPoolExecutor(workers) as pool:
-        try:
-            yield from pool.map(fit, range(first, num_classes))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from pool.map(fit, range(first, num_classes))  # cancels what has not begun when it is closed
 
 
 def _choose(

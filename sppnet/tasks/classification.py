@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from sppnet.data.records import ImageBatch, ViewBatch
 from sppnet.models.sppnet import SppNet
@@ -45,10 +45,8 @@ class ClassificationTask(LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.bias_rate = bias_rate
+        self.learning_rate, self.bias_rate = learning_rate, bias_rate
+        self.momentum, self.weight_decay = momentum, weight_decay
         self.schedule = schedule
         self.val_metrics = accuracies(net.num_classes).clone(prefix="val/")
 
@@ -83,10 +81,13 @@ class ClassificationTask(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Momentum SGD; biases learn `bias_rate` times as fast."""
-        weights, biases = _split_biases(self.net)
+        learning = [(name, value) for name, value in self.net.named_parameters() if value.requires_grad]
         groups = [
-            {"params": weights, "lr": self.learning_rate},
-            {"params": biases, "lr": self.learning_rate * self.bias_rate},
+            {
+                "params": [value for name, value in learning if name.endswith("bias") == is_bias],
+                "lr": self.learning_rate * (self.bias_rate if is_bias else 1.0),
+            }
+            for is_bias in (False, True)
         ]
         optimizer = torch.optim.SGD(
             groups, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
@@ -99,10 +100,3 @@ def resize(images: Float[Tensor, "n 3 h w"], height: int, width: int) -> Float[T
     if images.shape[2:] == (height, width):
         return images
     return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
-
-
-def _split_biases(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
-    biases = [parameter for name, parameter in named if name.endswith("bias")]
-    weights = [parameter for name, parameter in named if not name.endswith("bias")]
-    return weights, biases

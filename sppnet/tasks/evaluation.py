@@ -50,11 +50,11 @@ class EvaluationTask(LightningModule):
         """Log the errors as fractions."""
         self.log_dict(errors(self.metrics))
 
-    def scores(self) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-        """Mean softmax scores and labels of all images tested, in the order of their set."""
+    def scores(self) -> "Scores":
+        """Of all images tested, in the order of their set."""
         ids, scores, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         order = ids.argsort()
-        return scores[order], labels[order]
+        return Scores(scores[order], labels[order])
 
 
 def accuracies(num_classes: int) -> MetricCollection:
@@ -78,14 +78,9 @@ def errors(metrics: MetricCollection) -> dict[str, Tensor]:
 
 
 class Scores(NamedTuple):
-    """What one run, or an ensemble, says of the test images.
+    """What one run, or an ensemble, says of the test images."""
 
-    Attributes:
-        scores: Mean softmax over the views.
-        labels: True classes.
-    """
-
-    scores: Float[Tensor, "n classes"]
+    scores: Float[Tensor, "n classes"]  # mean softmax over the views
     labels: Int[Tensor, " n"]
 
 

@@ -69,12 +69,8 @@ class WindowFineTuningTask(LightningModule):
         if not all(0 < fraction < 1 for fraction in drop_at) or sorted(drop_at) != list(drop_at):
             raise ConfigError(f"finetuning.drop_at={list(drop_at)}: must rise and lie between 0 and 1")
         self.net = net
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.bias_rate = bias_rate
-        self.fc8_rate = fc8_rate
-        self.fc6_rate = fc6_rate
+        self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
+        self.bias_rate, self.fc8_rate, self.fc6_rate = bias_rate, fc8_rate, fc6_rate
         # Lightning's own count, asked for while optimisers are made, sets the loader up before a checkpoint's
         # state is there to be loaded into it: a resumed run would begin with the first batch again.
         self.milestones = [round(fraction * num_steps) for fraction in drop_at]

@@ -51,8 +51,8 @@ def feature_scale(
     source: WindowSource,
     *,
     mean_norm: float,
-    num_images: int,
-    num_windows: int,
+    norm_images: int,
+    norm_windows: int,
     seed: int,
 ) -> Float[Tensor, ""]:
     """What vectors are multiplied by so that random ones have this mean norm (R-CNN, rcnn_feature_stats.m).
@@ -61,7 +61,7 @@ def feature_scale(
         DataError: There is no window, or all vectors are zero.
     """
     generator = torch.Generator().manual_seed(stable_seed(seed, "norm"))
-    some = random_rows(images, source, num_images=num_images, num_windows=num_windows, generator=generator)
+    some = random_rows(images, source, num_images=norm_images, num_windows=norm_windows, generator=generator)
     norms = [rows.double().norm(dim=1) for rows in some]
     mean = torch.cat(norms).mean() if norms else torch.tensor(torch.nan)
     if not mean > 0:

@@ -18,13 +18,7 @@ from sppnet.artifacts import stable_seed
 from sppnet.data.window_labels import DetectionImage
 from sppnet.errors import ConfigError
 from sppnet.ops.boxes import flip_boxes
-from sppnet.windows.draws import (
-    LabelledWindows,
-    WindowDraws,
-    WindowSampling,
-    draw_windows,
-    label_windows,
-)
+from sppnet.windows.draws import LabelledWindows, WindowDraws, WindowSampling, draw_windows, label_windows
 from sppnet.windows.source import WindowSource
 
 
@@ -116,11 +110,7 @@ class WindowDataModule(LightningDataModule):
         return label_windows(self.images, self.sampling)
 
     def setup(self, stage: str) -> None:
-        """Find the windows.
-
-        Raises:
-            DataError: No window of any image is positive, or none is background.
-        """
+        """Find the windows: that there are none of a kind is said before anything is trained."""
         _ = self.labelled
 
     def train_dataloader(self) -> StatefulDataLoader:
@@ -154,13 +144,16 @@ class WindowDataModule(LightningDataModule):
     def _computed(self, number: int) -> "_Chunk":
         num_ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         num_steps = min(self.chunk_steps, self.num_steps - number * self.chunk_steps)
-        draws = draw_windows(
+        drawn = draw_windows(
             self.labelled,
             self.sampling,
             scales=self.scales,
             num_batches=self.chunk_steps * num_ranks,
             generator=torch.Generator().manual_seed(stable_seed(self.seed, "windows", number)),
-        ).part(slice(rank, num_steps * num_ranks, num_ranks))
+        )
+        own = slice(rank, num_steps * num_ranks, num_ranks)
+        scales = None if drawn.scales is None else drawn.scales[own]
+        draws = WindowDraws(drawn.rows[own], drawn.is_mirrored[own], scales)
         rows = draws.rows.flatten()
         # One group a picture: 2i for image i, 2i + 1 for its mirror image.
         group_of = 2 * self.labelled.images[rows].long() + draws.is_mirrored.flatten()
@@ -169,15 +162,12 @@ class WindowDataModule(LightningDataModule):
         vectors, sizes = self._reused_memory(len(rows)), counts.tolist()
         parts = zip(groups.tolist(), torch.split(order, sizes), torch.split(vectors, sizes), strict=True)
         with ThreadPoolExecutor(self.workers) as pool:
-            futures = [pool.submit(self._fill, draws, *part) for part in parts]
             try:
-                for count, future in enumerate(futures, 1):
-                    future.result()
+                for count, _ in enumerate(pool.map(lambda part: self._fill(draws, *part), parts), 1):
                     if self.report is not None:
-                        self.report(count, len(futures))
-            except BaseException:
+                        self.report(count, len(sizes))
+            finally:
                 pool.shutdown(cancel_futures=True)
-                raise
         return _Chunk(number, draws, vectors, order.argsort().view(draws.rows.shape))
 
     def _reused_memory(self, num_rows: int) -> Float[Tensor, "n d"]:

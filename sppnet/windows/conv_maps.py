@@ -161,24 +161,22 @@ class ConvMaps:
         assert self._cache is not None, "only a cache can be filled"
         self._require_space(paths, scale)
         with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(self.at, path, [scale]) for path in paths]
+            done = pool.map(lambda path: self.at(path, [scale]), paths)
             try:
-                done = show_progress((f.result() for f in futures), label="maps", total=len(futures))
-                for count, _ in enumerate(done, 1):
+                for count, _ in enumerate(show_progress(done, label="maps", total=len(paths)), 1):
                     if report is not None:
-                        report(count, len(futures))
-            except BaseException:
+                        report(count, len(paths))
+            finally:
                 pool.shutdown(cancel_futures=True)
-                raise
 
     def _require_space(self, paths: Sequence[Path], scale: int) -> None:
         assert self._cache is not None
         entry = self._entry(scale)
         missing = [path for path in paths if not entry.listed(self._images(path))]
-        cells = 0
+        cells, stride = 0, self.net.backbone.receptive_field.stride
         for path in missing:
             width, height = self.size(path)
-            cells += round(width * height * (scale / min(width, height) / self._stride) ** 2)
+            cells += round(width * height * (scale / min(width, height) / stride) ** 2)
         num_bytes = 2 * cells * entry.dim
         self._cache.require_space(num_bytes)
         if missing:
@@ -186,10 +184,6 @@ class ConvMaps:
                 f"{self.net.backbone.name}: maps of {len(missing)} images at {scale} pixels: "
                 f"about {num_bytes / 1e9:.2f} GB will be written to {self._cache.root}"
             )
-
-    @property
-    def _stride(self) -> int:
-        return self.net.backbone.receptive_field.stride
 
     def _computed(
         self, path: Path, image: Image.Image, scale: int, watch: Stopwatch | None

@@ -78,11 +78,6 @@ class WindowDraws(NamedTuple):
     is_mirrored: Bool[Tensor, "b n"]
     scales: Int[Tensor, "b n"] | None  # short side; None: the best one of each
 
-    def part(self, batches: slice) -> "WindowDraws":
-        """Some of the batches."""
-        scales = None if self.scales is None else self.scales[batches]
-        return WindowDraws(self.rows[batches], self.is_mirrored[batches], scales)
-
 
 def label_windows(images: Sequence[DetectionImage], sampling: WindowSampling) -> LabelledWindows:
     """Find the windows that may be drawn; images may be without objects or proposals.

@@ -4,6 +4,7 @@ Axes: n windows, d numbers a vector, p numbers of the pooled vector.
 """
 
 import queue
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,22 +28,20 @@ Places = Int[Tensor, "n 5"]
 Rows = Float[Tensor, "n d"]
 
 
-@runtime_checkable  # the tests check argument types
-class WindowSource(Protocol):
-    """Makes the vectors of windows; may be asked by several threads at once."""
+class WindowSource(ABC):
+    """Makes the vectors of windows; may be asked by several threads at once.
 
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
+    Attributes:
+        dim: Length of a vector.
+        places: Tells what windows of an image are pooled from: those of equal places have equal vectors.
+            Scale, first column, first row, last column, last row: cells of the map, inclusive. None where
+            windows cover no cells.
+    """
 
-    @property
-    def places(self) -> Callable[[Path, Windows], Places] | None:
-        """Tells what windows of an image are pooled from: those of equal places have equal vectors.
+    dim: int
+    places: Callable[[Path, Windows], Places] | None = None
 
-        Scale, first column, first row, last column, last row: cells of the map, inclusive. None where windows
-        cover no cells.
-        """
-
+    @final
     def rows(
         self,
         image: Path,
@@ -67,8 +66,18 @@ class WindowSource(Protocol):
         Raises:
             BadImageError: The file cannot be used.
             ConfigError: Scales for windows that are looked at in one size.
-            ValueError: A window is inverted or not finite.
+            NonFiniteError: A map or a vector is NaN or infinite.
+            ValueError: A window is inverted, not finite or, of those that are warped, beyond the image.
         """
+        out = torch.empty(len(windows), self.dim) if out is None else out
+        self.compute(out, image, windows, scales, watch)
+        return out
+
+    @abstractmethod
+    def compute(
+        self, out: Rows, image: Path, windows: Windows, scales: Scales | None, watch: Stopwatch | None
+    ) -> None:
+        """Write the vectors of windows to `out` (see `rows`)."""
 
 
 @final

@@ -16,12 +16,12 @@ from sppnet.models.sppnet import SppNet
 from sppnet.ops.window_pooling import Order, pool_windows, unique_cells
 from sppnet.ops.windows import CellMapping, ScaleTarget, choose_scale, map_cells, scale_windows
 from sppnet.windows.conv_maps import ConvMaps
-from sppnet.windows.source import FcLayers, Places, Rows, Scales, Windows
+from sppnet.windows.source import FcLayers, Places, Rows, Scales, Windows, WindowSource
 from sppnet.windows.stopwatch import Stopwatch, timed
 
 
 @final
-class SppWindows:
+class SppWindows(WindowSource):
     """Pools windows from the maps of whole images, and takes them through the fc layers.
 
     Windows that cover the same cells pass the fc layers once.
@@ -68,34 +68,27 @@ class SppWindows:
         self._field = net.backbone.receptive_field
         self._rooms = threading.local()
 
-    def rows(
-        self,
-        image: Path,
-        windows: Windows,
-        *,
-        scales: Scales | None = None,
-        out: Rows | None = None,
-        watch: Stopwatch | None = None,
-    ) -> Rows:
-        """Compute the vectors of windows (see `WindowSource`), from maps of the scales they need."""
+    def compute(
+        self, out: Rows, image: Path, windows: Windows, scales: Scales | None, watch: Stopwatch | None
+    ) -> None:
+        """Pool windows from maps of the scales they need (see `WindowSource`)."""
         with timed(watch, "decode"):
             short_side = min(self.maps.size(image))
         with timed(watch, "pooling"):
             scales = self._scales_of(windows, short_side) if scales is None else scales
-        out = torch.empty(len(windows), self.dim) if out is None else out
         chosen = sorted(set(scales.tolist()))
         for scale, maps in zip(chosen, self.maps.at(image, chosen, watch=watch), strict=True):
             with timed(watch, "pooling"):
                 rows = (scales == scale).nonzero()[:, 0]
                 resized = scale_windows(windows[rows], short_side, scale)
                 if self._is_pooled and len(rows) == len(windows):  # as of a single scale: nothing to copy
-                    return self._pooled(maps, self._cells(maps, resized), out)
+                    self._pooled(maps, self._cells(maps, resized), out)
+                    return
                 pooled, inverse = self._different(maps, resized)
             with timed(watch, "fc"):
                 out[rows] = self._fc(pooled).cpu()[inverse]
             if watch is not None:
                 watch.num_computed += len(pooled)
-        return out
 
     def places(self, image: Path, windows: Windows) -> Places:
         """Tell what windows of one image are pooled from (see `WindowSource`).

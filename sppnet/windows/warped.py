@@ -17,14 +17,14 @@ from sppnet.errors import ConfigError, NonFiniteError
 from sppnet.features.compute import frozen
 from sppnet.models.sppnet import SppNet
 from sppnet.ops.warp import warp_windows
-from sppnet.windows.source import FcLayers, Rows, Scales, Windows
+from sppnet.windows.source import FcLayers, Rows, Scales, Windows, WindowSource
 from sppnet.windows.stopwatch import Stopwatch, timed
 
 _ONE_SIZE = "windows that are warped have one size: no scales can be chosen; set random_scale=false"
 
 
 @final
-class WarpedWindows:
+class WarpedWindows(WindowSource):
     """Warps windows to squares and takes each through the whole net.
 
     May be asked by several threads at once.
@@ -47,8 +47,6 @@ class WarpedWindows:
     Raises:
         ConfigError: No such layer, squares too small for the net, or a context that fills them.
     """
-
-    places = None  # warped windows cover no cells of a map
 
     def __init__(
         self,
@@ -80,23 +78,10 @@ class WarpedWindows:
         self._fc = FcLayers(net, layer, "pyramid")
         self.dim = self._fc.dim
 
-    def rows(
-        self,
-        image: Path,
-        windows: Windows,
-        *,
-        scales: Scales | None = None,
-        out: Rows | None = None,
-        watch: Stopwatch | None = None,
-    ) -> Rows:
-        """Compute the vectors of windows (see `WindowSource`).
-
-        Raises:
-            BadImageError: The file cannot be used.
-            ConfigError: Scales were given.
-            NonFiniteError: A vector is NaN or infinite.
-            ValueError: A window is inverted, not finite or beyond the image.
-        """
+    def compute(
+        self, out: Rows, image: Path, windows: Windows, scales: Scales | None, watch: Stopwatch | None
+    ) -> None:
+        """Warp windows and take them through the net (see `WindowSource`)."""
         if scales is not None:
             raise ConfigError(_ONE_SIZE)
         with timed(watch, "decode"):
@@ -119,8 +104,7 @@ class WarpedWindows:
                 f"{image}: {self.layer} of {self.net.backbone.name} is NaN or infinite for a "
                 f"warped window; check the weights, the input mean and this image"
             )
-        # Outside of inference mode: rows that autograd may keep.
-        return features.clone() if out is None else out.copy_(features)
+        out.copy_(features)
 
     def _pool(
         self,
@@ -144,7 +128,7 @@ class WarpedWindows:
 
 
 @final
-class WarpedSquares:
+class WarpedSquares(WindowSource):
     """Warped windows themselves, to fine-tune all layers on: a vector is three colour planes on 0..255.
 
     Args:
@@ -155,8 +139,6 @@ class WarpedSquares:
         max_pixels: Larger files are refused.
     """
 
-    places = None
-
     def __init__(self, *, net: SppNet, size: int, context: int, is_mirrored: bool, max_pixels: int) -> None:
         self.size = size
         self.context = context
@@ -165,22 +147,10 @@ class WarpedSquares:
         self._fill = mean_square(net, size).cpu()
         self.dim = 3 * size**2
 
-    def rows(
-        self,
-        image: Path,
-        windows: Windows,
-        *,
-        scales: Scales | None = None,
-        out: Rows | None = None,
-        watch: Stopwatch | None = None,
-    ) -> Rows:
-        """Warp windows of one image (see `WindowSource`), read as stored.
-
-        Raises:
-            BadImageError: The file cannot be used.
-            ConfigError: Scales were given.
-            ValueError: A window is inverted, not finite or beyond the image.
-        """
+    def compute(
+        self, out: Rows, image: Path, windows: Windows, scales: Scales | None, watch: Stopwatch | None
+    ) -> None:
+        """Warp windows of one image, read as stored (see `WindowSource`)."""
         if scales is not None:
             raise ConfigError(_ONE_SIZE)
         with timed(watch, "decode"):
@@ -188,8 +158,7 @@ class WarpedSquares:
         with timed(watch, "prepare"), torch.no_grad():
             pixels = pixels.flip(2) if self.is_mirrored else pixels
             squares = warp_windows(pixels, windows, size=self.size, context=self.context, fill=self._fill)
-            rows = squares.flatten(1).contiguous()
-        return rows if out is None else out.copy_(rows)
+            out.copy_(squares.flatten(1))
 
 
 def mean_square(net: SppNet, size: int) -> Float[Tensor, "3 size size"]:

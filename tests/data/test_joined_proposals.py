@@ -145,3 +145,10 @@ def test_an_image_that_cannot_be_read_is_named(images, tmp_path):
     images[1].path.write_bytes(b"GIF")
     with pytest.raises(DataError, match=r"1\.png"):
         compute(images, tmp_path, JoinedProposals({"small": Tiles(10)}))
+
+
+def test_files_among_the_sources_know_no_other_pictures():
+    files = MatProposals(paths=["some.mat"], max_proposals=9)
+    assert not files.is_computed
+    assert JoinedProposals({"a": Tiles(8), "b": JoinedProposals({"c": Nothing()})}).is_computed
+    assert not JoinedProposals({"a": Tiles(8), "b": files}).is_computed

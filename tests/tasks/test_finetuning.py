@@ -20,6 +20,7 @@ from sppnet.run.guards import StepSeed
 from sppnet.tasks.finetuning import WindowFineTuningTask
 from sppnet.windows.batches import WindowBatch, WindowDataModule
 from sppnet.windows.draws import WindowSampling
+from sppnet.windows.source import WindowSource
 
 NUM_CLASSES = 2
 TASK = {
@@ -51,21 +52,19 @@ def net_of(dropout: float) -> SppNet:
     ).eval()
 
 
-class Signs:
+class Signs(WindowSource):
     """Vectors in which a window's corner and its scale show, so that there is something to learn."""
 
     def __init__(self, dim: int, is_mirrored: bool) -> None:
         self.dim = dim
         self.is_mirrored = is_mirrored
 
-    places = None
-
-    def rows(self, image, windows, *, scales=None, out=None, watch=None):
+    def compute(self, out, image, windows, scales, watch):
         index = int(image.stem)
         waves = torch.arange(1.0, self.dim + 1)
         rows = torch.sin(windows.sum(dim=1, keepdim=True) * waves / 40)
         rows = rows + index / 10 + self.is_mirrored + (0 if scales is None else scales[:, None] / 1000)
-        return rows if out is None else out.copy_(rows)
+        out.copy_(rows)
 
 
 def data_of(dim: int) -> WindowDataModule:
@@ -192,9 +191,9 @@ class Freezing(Signs):
         super().__init__(dim, is_mirrored=False)
         self.net = net
 
-    def rows(self, image, windows, *, scales=None, out=None, watch=None):
+    def compute(self, out, image, windows, scales, watch):
         self.net.eval()
-        return super().rows(image, windows, scales=scales, out=out)
+        super().compute(out, image, windows, scales, watch)
 
 
 class Modes(Callback):

@@ -12,7 +12,7 @@ from sppnet.tasks.mining import Labelling, Miner, feature_scale
 from sppnet.windows.warped import WarpedWindows
 
 CLASSES = 3
-ALL = {"mean_norm": 20.0, "num_images": 100, "num_windows": 1000, "seed": 3}
+ALL = {"mean_norm": 20.0, "norm_images": 100, "norm_windows": 1000, "seed": 3}
 OVERLAPS = {"negative_overlap": 0.3, "duplicate_overlap": 0.7, "difficult_positives": True}
 
 
@@ -64,7 +64,7 @@ def test_the_scale_makes_the_mean_norm_20(scenes, make_windows, layer):
 def test_the_scale_is_of_random_windows_that_the_seed_chooses(scenes, make_windows):
     source = make_windows()
     one, again, other = (
-        feature_scale(scenes, source, mean_norm=20.0, num_images=3, num_windows=5, seed=seed)
+        feature_scale(scenes, source, mean_norm=20.0, norm_images=3, norm_windows=5, seed=seed)
         for seed in (1, 1, 2)
     )
     assert one == again != other

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from sppnet.windows.conv_maps import ConvMaps
-from sppnet.windows.source import rows_ahead
+from sppnet.windows.source import WindowSource, rows_ahead
 from sppnet.windows.spp import SppWindows
 
 WINDOWS = torch.tensor([[0.0, 0, 17, 17], [2, 3, 9, 12], [5, 4, 16, 8]])
 
 
-class Slow:
+class Slow(WindowSource):
     """Answers with the number of the image, the first image last."""
 
     dim = 1
@@ -24,15 +24,13 @@ class Slow:
         self.number, self.wrong = number, wrong
         self.begun = []
 
-    places = None
-
-    def rows(self, image, windows, *, scales=None, out=None, watch=None):
+    def compute(self, out, image, windows, scales, watch):
         index = int(image.name)
         self.begun.append(index)
         time.sleep(0.004 * (self.number - index))
         if index == self.wrong:
             raise FileNotFoundError(f"image {index}")
-        return torch.full((len(windows), 1), float(index))
+        out.fill_(float(index))
 
 
 class Request(NamedTuple):
@@ -51,7 +49,8 @@ def requests(number, paths=None):
 
 @pytest.mark.parametrize("workers", [1, 3, 20])
 def test_rows_come_in_the_order_of_the_requests(workers):
-    answers = list(rows_ahead(Slow(10), requests(10), workers=workers))
+    ahead = rows_ahead(Slow(10), requests(10), workers=workers)
+    answers = [(request, rows.clone()) for request, rows in ahead]
     assert [request.number for request, _ in answers] == list(range(10))
     for request, rows in answers:
         assert rows.tolist() == [[float(request.number)]] * len(request.windows)

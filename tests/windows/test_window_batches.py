@@ -14,6 +14,7 @@ from sppnet.data.window_labels import DetectionImage
 from sppnet.errors import ConfigError, DataError
 from sppnet.windows.batches import WindowDataModule
 from sppnet.windows.draws import WindowSampling, draw_windows, label_windows
+from sppnet.windows.source import WindowSource
 
 WIDTH = 50
 SAMPLING = {
@@ -27,7 +28,7 @@ SAMPLING = {
 }
 
 
-class Echo:
+class Echo(WindowSource):
     """A window's vector is the question: image, x1 y1 x2 y2, scale (-1: the best one), is it mirrored."""
 
     dim = 7
@@ -36,15 +37,13 @@ class Echo:
         self.is_mirrored = is_mirrored
         self.asked: list[int] = []
 
-    places = None
-
-    def rows(self, image, windows, *, scales=None, out=None, watch=None):
+    def compute(self, out, image, windows, scales, watch):
         index = int(image.stem)
         self.asked.append(index)
         scales = -torch.ones(len(windows)) if scales is None else scales.float()
         ends = torch.tensor([float(index), float(self.is_mirrored)]).expand(len(windows), 2)
         rows = torch.cat([ends[:, :1], windows, scales[:, None], ends[:, 1:]], dim=1)
-        return rows if out is None else out.copy_(rows)
+        out.copy_(rows)
 
 
 def image_of(index: int, *, num_objects: int = 2, num_proposals: int = 60) -> DetectionImage:
