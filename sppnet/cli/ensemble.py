@@ -50,10 +50,10 @@ def main(argv: Sequence[str]) -> int:
 def _require_complete(run: Path) -> None:
     if not run.is_dir():
         raise DataError(f"{run}: no such directory; name finished runs such as runs/table2/spp_multi-*")
-    if damage := RunDirectory(run).damage:
-        raise ArtifactError(f"{damage}; run the table's command again, it makes the run again")
-    if not RunDirectory(run).is_complete or not (run / "scores.safetensors").exists():
-        raise ArtifactError(
-            f"{run}: not a complete run that tested a network; name directories below runs/TABLE "
-            f"(sppnet status says which are complete)"
-        )
+    otherwise = (
+        f"{run}: not a complete run that tested a network; name directories below runs/TABLE "
+        f"(sppnet status says which are complete)"
+    )
+    RunDirectory(run).require_complete(otherwise)
+    if not (run / "scores.safetensors").exists():
+        raise ArtifactError(otherwise)

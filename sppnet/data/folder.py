@@ -1,11 +1,13 @@
 """Anybody's images: a folder per class, with or without train, val and test folders above them."""
 
+import functools
 import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
+from sppnet.artifacts import file_digest
 from sppnet.data.splits import ImageSet, ImageSplits, Selection, split_given, split_pool
 from sppnet.errors import DataError
 
@@ -13,6 +15,7 @@ from sppnet.errors import DataError
 _EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
 )
+_MOST_COMPARED: Final = 20_000  # images that are looked through for copies: a second or two
 log = logging.getLogger(__name__)
 
 
@@ -39,11 +42,12 @@ class FolderReader:
                 f"{root}: has a folder train but neither test nor val; add one, "
                 f"or give {train} as data.root and set data.per_class"
             )
+        trained, tested = list_classes(train), list_classes(test if test.is_dir() else val)
+        _require_no_copies(trained, tested)
         if not (val.is_dir() and test.is_dir()):
-            tested = list_classes(test if test.is_dir() else val)
-            return split_given(list_classes(train), tested, selection)
+            return split_given(trained, tested, selection)
         # Images for validation are there: none are held out of the training images.
-        splits = split_given(list_classes(train), list_classes(test), replace(selection, val_fraction=0.0))
+        splits = split_given(trained, tested, replace(selection, val_fraction=0.0))
         held_out = list_classes(val)
         if held_out.classes != splits.train.classes:
             raise DataError(f"{val}: other classes than {train}; both need one folder for every class")
@@ -56,6 +60,27 @@ class FolderReader:
             DataError: No folder, no classes, or a class without images.
         """
         return list_classes(require_root(root, "root/<class>/*.jpg"))
+
+
+def _require_no_copies(train: ImageSet, test: ImageSet) -> None:
+    """Refuse test images that are, byte for byte, training images; of very many none are read."""
+    if len(train.paths) + len(test.paths) > _MOST_COMPARED:
+        return
+    by_size: dict[int, list[Path]] = {}
+    try:
+        for path in train.paths:
+            by_size.setdefault(path.stat().st_size, []).append(path)
+        by_size.pop(0, None)  # empty files are another fault
+        digest = functools.cache(file_digest)
+        for path in test.paths:
+            for other in by_size.get(path.stat().st_size, ()):
+                if digest(path) == digest(other):
+                    raise DataError(
+                        f"{path}: the same image as {other}: what is trained on cannot be tested on; remove "
+                        f"one of them"
+                    )
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot read ({error.strerror}); restore the file") from error
 
 
 def require_root(root: Path | None, layout: str) -> Path:

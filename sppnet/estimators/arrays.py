@@ -37,7 +37,7 @@ def read_features(source: Any, device: str | torch.device | None) -> Float[Tenso
     else:
         if hasattr(source, "toarray"):
             raise TypeError("features are a sparse matrix, a dense array is needed: call .toarray()")
-        array = np.asarray(source)
+        array = _plain(source)
         if array.dtype.kind not in "iufbO":
             raise ValueError(
                 f"features of dtype {array.dtype}; real numbers are needed. Complex data not supported"
@@ -62,6 +62,12 @@ def read_features(source: Any, device: str | torch.device | None) -> Float[Tenso
     if not features.sum().isfinite():  # one number to look at, and no n x d mask
         _refuse_non_finite(features)
     return features
+
+
+def _plain(source: Any) -> Any:
+    if np.ma.is_masked(source):
+        raise ValueError("a masked array: what is masked would be read; leave those rows out, or fill them")
+    return np.asarray(source)
 
 
 def as_kind_of(result: Tensor, source: Any) -> Any:
@@ -112,7 +118,7 @@ def read_signs(targets: Any, like: Float[Tensor, "n d"]) -> OneVsRest:
     """
     if targets is None:
         raise ValueError("requires y to be passed, but the target y is None")
-    array = targets.detach().cpu().numpy() if isinstance(targets, Tensor) else np.asarray(targets)
+    array = targets.detach().cpu().numpy() if isinstance(targets, Tensor) else _plain(targets)
     if len(array.shape) not in (1, 2) or len(array) != len(like):
         raise ValueError(
             f"inconsistent numbers of samples: targets have shape {array.shape}, and there are {len(like)} "
@@ -139,6 +145,8 @@ def read_signs(targets: Any, like: Float[Tensor, "n d"]) -> OneVsRest:
 
 
 def _of_matrix(array: Any, like: Tensor) -> OneVsRest:
+    if array.dtype.kind == "O":
+        array = array.astype(np.float64)
     if array.dtype.kind not in "iufb" or not np.isin(array, _LEFT_OUT).all():
         found = np.setdiff1d(array, _LEFT_OUT)[:3].tolist()
         raise ValueError(f"a matrix of targets holds -1, 0 (left out) and +1, or 0 and 1, and not {found}")

@@ -166,7 +166,7 @@ class HardNegativeSvm:
 
         Args:
             rows: Features of windows of one image, of any device: they are scored there.
-            signs: -1 where a window is a possible negative of the class.
+            signs: -1 where a window is a possible negative of the class, 0 or 1 where not.
             ids: Names of the windows. A class does not take in what it holds already.
 
         Raises:
@@ -177,6 +177,11 @@ class HardNegativeSvm:
         """
         self._require_stage("see", "positives", "mining")
         names = self._require_rows(rows, ids, signs)
+        if signs.shape[1:] != self.intercept.shape or signs.dtype in (torch.bool, torch.uint8):
+            raise ValueError(
+                f"signs {tuple(signs.shape)} of type {signs.dtype}: expected a column for each of "
+                f"{len(self.intercept)} classes, with -1 where a window is a possible negative"
+            )
         if not len(rows):
             return
         rows = read_features(rows, None)

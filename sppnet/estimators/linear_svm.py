@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, NonFiniteError
 from sppnet.estimators.arrays import OneVsRest, as_kind_of, read_features, read_signs
 from sppnet.estimators.margin_loss import check_parameters
 from sppnet.estimators.solve import Loss, SvmSolver
@@ -138,8 +138,8 @@ class LinearSvm:
             part.cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
             for part in (y, self.predict(X))
         )
-        if labels.ndim == 2 and predicted.ndim == 1:
-            labels = labels.ravel()
+        if 1 in (labels.ndim, predicted.ndim) and labels.size == predicted.size:  # one is a column
+            labels = labels.reshape(predicted.shape)
         if labels.shape != predicted.shape:
             raise ValueError(f"labels of shape {labels.shape} for {len(predicted)} rows of features")
         return float((labels == predicted).mean())
@@ -225,6 +225,8 @@ def _set_fitted(
     fitted: LinearSvm, targets: OneVsRest, vectors: Float[Tensor, "k p"], gap: Float[Tensor, " k"], X: Any
 ) -> None:
     """Give a machine its weights, as the kind of array that the features are."""
+    if not vectors.isfinite().all():
+        raise NonFiniteError("weights of the SVMs are NaN or infinite; look at the features and coef_init")
     signs = targets.signs
     constant = (signs > 0).any(1).to(vectors) - (signs < 0).any(1).to(vectors)  # 0 if there are both
     fitted.classes_ = targets.classes

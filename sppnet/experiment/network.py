@@ -91,19 +91,23 @@ def load_network(path: Path) -> TrainedNetwork:
     """
     from sppnet.models.weights import load_weights
 
-    if not RunDirectory(path).is_complete:
-        raise ArtifactError(
-            f"{path}: no trained network there (its run is not complete); run the same command again"
-        )
+    conf = architecture(path)
     with reading(path):
         classes: list[str] = read_json(path / "classes.json")
-        net = build_net(architecture(path), num_classes=len(classes))
+        net = build_net(conf, num_classes=len(classes))
         load_weights(net, path / "model.safetensors")
         return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"))
 
 
 def architecture(path: Path) -> Conf:
-    """What the network of a run's directory is built of: a fine-tuned one is built as the one before it."""
+    """What the network of a run's directory is built of: a fine-tuned one is built as the one before it.
+
+    Raises:
+        ArtifactError: The run is not complete, or damaged.
+    """
+    RunDirectory(path).require_complete(
+        f"{path}: no trained network there (its run is not complete); run the same command again"
+    )
     config = RunDirectory(path).read_config()
     require_allowed(config, f"{path}/config.yaml", ArtifactError)
     if "backbone" not in config:

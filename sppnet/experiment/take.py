@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sppnet.errors import ArtifactError
 from sppnet.experiment.installation import usable_cores
 from sppnet.run.directory import RunDirectory
 from sppnet.run.interrupts import Interruption
@@ -75,11 +74,11 @@ class Take:
         """Directories of the runs it stands on, beside its own: runs may be moved together.
 
         Raises:
-            ArtifactError: One is damaged.
+            ArtifactError: One is damaged, or not complete.
         """
         paths = [self.path.parent.parent / name for name in self.plan.below.get(role, [])]
-        if damage := next(filter(None, (RunDirectory(path).damage for path in paths)), None):
-            raise ArtifactError(f"{damage}; run the table's command again, it makes that run again")
+        for path in paths:
+            RunDirectory(path).require_complete(f"{path}: not complete; run the table's command again")
         return paths
 
     def one_below(self, role: str) -> Path:

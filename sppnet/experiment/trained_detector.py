@@ -87,8 +87,7 @@ def load_detector(path: Path) -> LoadedDetector:
     plan, config = read_plan(directory)
     if plan.stage != "detection":
         raise ArtifactError(f"{path}: a run, but not of a detector; {_NOT_ONE}")
-    if not directory.is_complete:
-        raise ArtifactError(f"{path}: the run is not complete, or damaged; run its command again")
+    directory.require_complete(f"{path}: the run is not complete; run its command again")
     given = {key: value for key, value in config.items() if key not in ("run", "identity")}
     with reading(path / "config.yaml"):
         return LoadedDetector(plan, given, path.resolve().parent.parent)
@@ -96,8 +95,8 @@ def load_detector(path: Path) -> LoadedDetector:
 
 def _require(path: Path) -> Path:
     """A run that a detector stands on, in the same folder of runs; maps and proposals may have gone."""
-    if path.parent.name in ("networks", "detectors") and not RunDirectory(path).is_complete:
-        raise ArtifactError(
+    if path.parent.name in ("networks", "detectors"):
+        RunDirectory(path).require_complete(
             f"the detector builds on {path}, which is not there or not complete; move the folder of runs as "
             f"a whole, or run the detector's command again"
         )

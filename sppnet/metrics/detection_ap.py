@@ -3,6 +3,7 @@
 Axes: n detections and m objects of an image (or of all), i images, k classes.
 """
 
+import operator
 from typing import Literal, NamedTuple, final
 
 import numpy as np
@@ -20,7 +21,7 @@ from sppnet.metrics.average_precision import (
     eleven_point_ap,
     trace_curve,
 )
-from sppnet.metrics.matching import Objects, Ranked, judge_detections
+from sppnet.metrics.matching import Objects, Ranked, judge_detections, require_columns, require_objects
 
 # Type and width of every state; a row of `images` is an image's number and how many rows are its own.
 _EMPTY = {
@@ -122,15 +123,12 @@ class VocDetectionAP(OfEveryClass):
             truth: All that there is.
 
         Raises:
-            ValueError: Boxes, scores, labels or flags of unequal number, or flags other than 0 and 1.
+            ValueError: Boxes, scores, labels or flags of unequal number, flags other than 0 and 1, or an
+                object whose box is none.
         """
-        for boxes, *columns in (detections, truth):
-            if boxes.shape[1:] != (4,) or any(column.shape != (len(boxes),) for column in columns):
-                shapes = [tuple(column.shape) for column in (boxes, *columns)]
-                raise ValueError(f"image {image}: boxes, and what is said of each, have shapes {shapes}")
-        if not ((truth.is_difficult == 0) | (truth.is_difficult == 1)).all():
-            raise ValueError(f"image {image}: is_difficult is neither bool nor 0 and 1")
-        counts = [[image, len(detections.scores), len(truth.labels)]]
+        require_columns(*detections, name="detection")
+        require_objects(truth.boxes_xyxy, truth.is_difficult, truth.labels)
+        counts = [[operator.index(image), len(detections.scores), len(truth.labels)]]
         self.images.append(torch.tensor(counts, device=self.device))
         self.boxes_xyxy.append(detections.boxes_xyxy.detach().float())
         self.scores.append(detections.scores.detach().float())
@@ -145,6 +143,7 @@ class VocDetectionAP(OfEveryClass):
         Raises:
             DataError: A label outside the classes, or an image that came again with other detections.
             NonFiniteError: A score is NaN, or a box is NaN or infinite.
+            ValueError: A box is inverted.
         """
         area = _AREAS[self.interpolation]
         return torch.tensor([area(curve) for curve in self.curves()], dtype=torch.float64)
@@ -227,3 +226,5 @@ def _check(found: _Found, object_labels: Int[np.ndarray, " m"], num_classes: int
             )
     if np.isnan(found.scores).any() or not np.isfinite(found.boxes_xyxy).all():
         raise NonFiniteError("scores or boxes of detections are NaN or infinite; look at what made them")
+    if (found.boxes_xyxy[:, :2] > found.boxes_xyxy[:, 2:]).any():
+        raise ValueError("boxes of detections are inverted; expected x1 y1 x2 y2 with x1 <= x2 and y1 <= y2")

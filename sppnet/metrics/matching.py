@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int8
+from torch import Tensor
+
+from sppnet.ops.boxes import require_boxes
 
 
 class Ranked(NamedTuple):
@@ -27,6 +30,29 @@ class Objects(NamedTuple):
     images: Int[np.ndarray, " m"]
     boxes_xyxy: Float32[np.ndarray, "m 4"]
     is_difficult: Bool[np.ndarray, " m"]
+
+
+def require_columns(boxes: Tensor, *columns: Tensor, name: str) -> None:
+    """Refuse columns that are not one value a box.
+
+    Raises:
+        ValueError: They are not; the message calls a box `name`.
+    """
+    if boxes.shape[1:] != (4,) or any(column.shape != boxes.shape[:1] for column in columns):
+        shapes = [tuple(column.shape) for column in (boxes, *columns)]
+        raise ValueError(f"boxes, and what is said of each {name}, have shapes {shapes}: expected n x 4, n")
+
+
+def require_objects(boxes: Tensor, is_difficult: Tensor, *columns: Tensor) -> None:
+    """Refuse objects that are not boxes with a flag each.
+
+    Raises:
+        ValueError: Numbers differ, a box is inverted or not finite, or a flag is neither bool nor 0 or 1.
+    """
+    require_columns(boxes, is_difficult, *columns, name="object")
+    require_boxes(boxes, "object")
+    if not ((is_difficult == 0) | (is_difficult == 1)).all():
+        raise ValueError("is_difficult is neither bool nor 0 and 1")
 
 
 def judge_detections(ranked: Ranked, objects: Objects, min_overlap: float) -> Int8[np.ndarray, " n"]:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, Integer
 from torch import Tensor
 
 from sppnet.errors import ConfigError, DataError
-from sppnet.ops.boxes import iou
+from sppnet.metrics.matching import require_objects
+from sppnet.ops.boxes import iou, require_boxes
 
 
 class ProposalRecall(NamedTuple):
@@ -36,7 +37,7 @@ class ProposalRecall(NamedTuple):
 def proposal_recall(
     proposals: Sequence[Float[Tensor, "_ 4"]],
     truth_boxes: Sequence[Float[Tensor, "_ 4"]],
-    is_difficult: Sequence[Bool[Tensor, " _"]],
+    is_difficult: Sequence[Bool[Tensor, " _"] | Integer[Tensor, " _"]],
     *,
     min_overlap: float,
 ) -> ProposalRecall:
@@ -50,14 +51,18 @@ def proposal_recall(
 
     Raises:
         ConfigError: `min_overlap` is out of range.
-        ValueError: The numbers of images differ.
+        ValueError: The numbers of images differ, a box is none, or a flag is neither bool nor 0 or 1.
     """
     if not 0 < min_overlap <= 1:
         raise ConfigError(f"min_overlap={min_overlap} must be above 0 and at most 1")
-    best = [
-        _best_overlaps(boxes, truth[~difficult.bool()])
-        for boxes, truth, difficult in zip(proposals, truth_boxes, is_difficult, strict=True)
-    ]
+    if not len(proposals) == len(truth_boxes) == len(is_difficult):
+        numbers = f"{len(proposals)}, {len(truth_boxes)} and {len(is_difficult)}"
+        raise ValueError(f"proposals, objects and flags of {numbers} images: expected the same images")
+    best = []
+    for boxes, truth, difficult in zip(proposals, truth_boxes, is_difficult, strict=True):
+        require_boxes(boxes, "proposal")
+        require_objects(truth, difficult)
+        best.append(_best_overlaps(boxes, truth[~difficult.bool()]))
     return ProposalRecall(
         found=torch.tensor([int((overlaps >= min_overlap).sum()) for overlaps in best], dtype=torch.long),
         objects=torch.tensor([len(overlaps) for overlaps in best], dtype=torch.long),

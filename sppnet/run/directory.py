@@ -68,6 +68,17 @@ class RunDirectory:
         marker = self.path / _MARKER
         return damage_behind(marker) if marker.is_file() else None
 
+    def require_complete(self, otherwise: str) -> None:
+        """Make sure that what is read of the run is what was written.
+
+        Raises:
+            ArtifactError: It is damaged; or it is not complete, which `otherwise` says in words.
+        """
+        if damage := self.damage:
+            raise ArtifactError(f"{damage}; run the table's command again, it makes that run again")
+        if not self.is_complete:
+            raise ArtifactError(otherwise)
+
     def read_config(self) -> dict[str, Any]:
         """What the run is, and all that it is given.
 

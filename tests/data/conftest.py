@@ -24,11 +24,11 @@ def write_image(path: Path, value: int, size: tuple[int, int] = (24, 18)) -> Non
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """train: 3 classes of 7 images; test: 3 of 4. Image i of class k is grey level 40 k + i."""
-    for part, number in (("train", 7), ("test", 4)):
+    """train: 3 classes of 7 images; test: 3 of 4. Image i of class k has grey 40 k + i (+ 20 in test)."""
+    for part, number, more in (("train", 7, 0), ("test", 4, 20)):
         for k, name in enumerate(("ant", "bee", "cat")):
             for i in range(number):
-                write_image(tmp_path / part / name / f"{i}.png", 40 * k + i, PALE_SIZES[i % 4])
+                write_image(tmp_path / part / name / f"{i}.png", 40 * k + i + more, PALE_SIZES[i % 4])
     return tmp_path
 
 

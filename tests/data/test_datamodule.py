@@ -144,7 +144,7 @@ def test_verify_counts_kinds_and_lists_what_is_wrong(make_data, image_folder):
     assert make_data().verify() == Counter({"PNG RGB": 33})
     bad = sorted(image_folder.glob("*/*/*.png"))[:25]
     for path in bad:
-        path.write_bytes(b"<html>")
+        path.write_bytes(f"<html>{path}".encode())
     with pytest.raises(DataError) as caught:
         make_data().verify()
     lines = str(caught.value).splitlines()

@@ -174,6 +174,12 @@ def test_a_val_folder_beside_test_is_the_held_out_set(image_folder):
         assert (per_class(splits.train), per_class(splits.val)) == ([7] * 3, [1] * 3)
 
 
+def test_a_test_image_that_is_a_copy_of_a_training_image_is_refused(image_folder):
+    shutil.copy(image_folder / "train" / "bee" / "1.png", image_folder / "test" / "ant" / "renamed.png")
+    with pytest.raises(DataError, match=r"test/ant/renamed.png: the same image as .*train/bee/1.png"):
+        FolderReader().read(image_folder, selection())
+
+
 def test_a_train_folder_alone_is_not_a_class_called_train(image_folder):
     shutil.rmtree(image_folder / "test")
     with pytest.raises(DataError, match="neither test nor val"):

@@ -345,3 +345,11 @@ def test_shapes_that_do_not_fit_are_named(images):
 def test_a_hyperparameter_out_of_range_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         machine(**changes)
+
+
+def test_signs_that_are_flags_or_of_other_classes_are_refused():
+    one = machine()
+    rows, ids = torch.rand(4, FEATURES), torch.arange(4)
+    for signs in (torch.ones(4, CLASSES, dtype=torch.uint8), -torch.ones(4, CLASSES - 1, dtype=torch.int8)):
+        with pytest.raises(ValueError, match="with -1 where a window is a possible negative"):
+            one.see(rows, signs, ids)

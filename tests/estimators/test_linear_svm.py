@@ -220,3 +220,26 @@ def test_labels_of_another_number_than_rows_have_no_score(problem):
     machine = svm().fit(problem.features, problem.signs)
     with pytest.raises(ValueError, match="rows of features"):
         machine.score(problem.features, problem.signs[:-1])
+
+
+def test_signs_as_objects_are_signs_and_what_is_masked_is_refused(problem):
+    signs = np.where(problem.signs > 0, 1, 0)
+    plain = svm().fit(problem.features, signs)
+    np.testing.assert_array_equal(svm().fit(problem.features, signs.astype(object)).coef_, plain.coef_)
+    masked = np.ma.masked_array(problem.features, mask=problem.features > 1)
+    with pytest.raises(ValueError, match="masked array"):
+        svm().fit(masked, signs)
+    with pytest.raises(ValueError, match="masked array"):
+        svm().fit(problem.features, np.ma.masked_array(signs, mask=problem.signs > 0))
+
+
+def test_a_column_of_signs_is_scored_against_a_vector_of_them(problem):
+    signs = np.where(problem.signs[:, :1] > 0, 1, -1)
+    of_column = svm().fit(problem.features, signs)
+    assert of_column.score(problem.features, signs[:, 0]) == of_column.score(problem.features, signs)
+
+
+def test_weights_that_are_nan_are_no_result(problem):
+    nothing = np.full_like(problem.signs.T @ problem.features, np.nan)
+    with pytest.raises(NonFiniteError, match="coef_init"):
+        svm().fit(problem.features, problem.signs, nothing, np.zeros(len(nothing)))

@@ -270,3 +270,19 @@ def test_the_order_in_which_images_come_is_of_no_matter():
 
 def test_one_class_has_a_vector_of_one_number():
     assert metric_of((detections((SAME, 0.9)), truth((SAME,)))).compute().tolist() == [1]
+
+
+INVERTED, UNKNOWN = (9, 9, 0, 0), (0, 0, 9, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ((detections((INVERTED, 0.9)), truth((SAME,))), "detections are inverted"),
+        ((detections((SAME, 0.9)), truth((INVERTED,))), "object 0 is"),
+        ((detections((SAME, 0.9)), truth((UNKNOWN,))), "object 0 is"),
+    ],
+)
+def test_boxes_that_are_none_are_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        ap_of(image)

@@ -58,3 +58,18 @@ def test_recall_of_nothing_is_not_a_number_to_report():
 def test_an_overlap_that_everything_reaches_is_refused():
     with pytest.raises(ConfigError, match="min_overlap=0"):
         proposal_recall([], [], [], min_overlap=0.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "there", "difficult", "message"),
+    [
+        ([boxes([0, 0, 9, 9])], [boxes([0, 0, 9, 9])], [torch.tensor([-1])], "neither bool nor 0 and 1"),
+        ([boxes([0, 0, 9, 9])], [boxes([0, 0, 9, 9])], [flags(False, False)], "expected n x 4, n"),
+        ([boxes([0, 0, 9, 9])], [boxes([0, 0, 9, 9])] * 2, [flags(False)] * 2, "of 1, 2 and 2 images"),
+        ([boxes([9, 9, 0, 0])], [boxes([0, 0, 9, 9])], [flags(False)], "proposal 0 is"),
+        ([boxes([0, 0, 9, 9])], [boxes([0, float("nan"), 9, 9])], [flags(False)], "object 0 is"),
+    ],
+)
+def test_what_is_no_box_no_flag_or_not_one_each_is_refused(found, there, difficult, message):
+    with pytest.raises(ValueError, match=message):
+        proposal_recall(found, there, difficult, min_overlap=0.5)
