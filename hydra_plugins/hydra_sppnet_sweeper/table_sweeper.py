@@ -10,7 +10,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from sppnet.errors import SppnetError
+from sppnet.errors import ConfigError, SppnetError
 from sppnet.experiment.sweep import sweep
 
 
@@ -40,10 +40,21 @@ class TableSweeper(Sweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         master, loader = self.config, self.hydra_context.config_loader
+        own, folder = master.hydra, f"{master.paths.runs}/{master.table.name}"
+        if (
+            own.job.chdir
+            or own.output_subdir is not None
+            or (own.sweep.dir, own.sweep.subdir) != (folder, ".")
+        ):
+            raise ConfigError(
+                "hydra.job.chdir, hydra.output_subdir and hydra.sweep are sppnet's own: results go to "
+                "paths.runs/table.name; leave them out of your YAML files"
+            )
         is_elsewhere = type(self._launcher).__name__ != "BasicLauncher"
         sweep(
             master,
             arguments,
+            loader=loader,
             compose=lambda overrides: loader.load_sweep_config(master, list(overrides)),
             launch=self._launch if is_elsewhere else None,
         )

@@ -30,14 +30,15 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(list(argv))
-    for run in arguments.runs:
+    runs = [run for run in arguments.runs if not run.is_file()] or arguments.runs  # table-*.json beside them
+    for run in runs:
         _require_complete(run)
 
     from sppnet.tasks.evaluation import average_scores, error_rates, read_scores
 
-    members = [read_scores(run) for run in arguments.runs]
+    members = [read_scores(run) for run in runs]
     ensemble = average_scores(members)
-    rates = {str(run): error_rates(member) for run, member in zip(arguments.runs, members, strict=True)}
+    rates = {str(run): error_rates(member) for run, member in zip(runs, members, strict=True)}
     if arguments.json:
         print(json.dumps({"members": rates, "ensemble": error_rates(ensemble)}, indent=1))
         return 0

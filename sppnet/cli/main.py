@@ -2,14 +2,17 @@
 
 import contextlib
 import importlib
+import itertools
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
-from sppnet.errors import ResourceError, SppnetError
+from sppnet.errors import ConfigError, ResourceError, SppnetError
 from sppnet.experiment.installation import conf_dir
 from sppnet.run.interrupts import Interrupted
 
@@ -108,8 +111,9 @@ def _fail(error: OSError) -> int:
 def _dispatch(arguments: Sequence[str]) -> int:
     """Help, a verb, or an experiment."""
     first = arguments[0] if arguments else "--help"
-    if first in ("--help", "-h", "help"):
-        print(_help())
+    asks = first not in VERBS and not {"--hydra-help", "--shell-completion", "-sc"} & {*arguments}
+    if first == "help" or (asks and {"--help", "-h"} & {*arguments}):
+        print(_help(arguments))
     elif first == "--version":
         from importlib.metadata import version
 
@@ -118,19 +122,46 @@ def _dispatch(arguments: Sequence[str]) -> int:
         verb = importlib.import_module(f"sppnet.cli.{first}")
         return int(verb.main(arguments[1:]))
     else:
-        from sppnet.experiment.compose import run_experiment  # ends in sppnet.experiment.sweep
+        from sppnet.experiment.compose import run_experiment, unknown_word  # ends in sppnet.experiment.sweep
 
-        run_experiment(arguments)
+        if "=" not in first and first[0] not in "-~":
+            raise ConfigError(unknown_word(first, [*VERBS]))
+        if words := _completed(arguments):
+            print(*words)
+        else:
+            run_experiment(arguments)
     return 0
 
 
-def _help() -> str:
-    groups = []
-    for folder in sorted(path for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"):
-        names = " ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        groups.append(f"{folder.name}: {names}")
+def _completed(arguments: Sequence[str]) -> list[str]:
+    """Verbs for a shell that completes the first word; what is swept is left out of what Hydra completes."""
+    if not ({"--shell-completion", "-sc"} & {*arguments} and any(word[:6] == "query=" for word in arguments)):
+        return []
+    program, *words = os.environ.get("COMP_LINE", "").split(" ")
+    if words and words[0] in VERBS and len(words) > 1:
+        return [""]
+    os.environ["COMP_LINE"] = " ".join(
+        [program, *(word for word in words[:-1] if "," not in word), *words[-1:]]
+    )
+    return [verb for verb in VERBS if len(words) == 1 and words[0] and verb.startswith(words[0])]
+
+
+def _help(arguments: Sequence[str]) -> str:
+    from sppnet.experiment.compose import user_folders
+
+    given = [Path(one) for option, one in itertools.pairwise(arguments) if option in ("--config-dir", "-cd")]
+    found: dict[str, set[str]] = {}
+    for file in (file for place in (conf_dir(), *user_folders(), *given) for file in place.glob("*/*.yaml")):
+        if not file.stem.startswith("_") and file.parent.name != "hydra":
+            found.setdefault(file.parent.name, set()).add(file.stem)
+    groups = [f"{name}: {' '.join(sorted(found[name], key=_naturally))}" for name in sorted(found)]
     verbs = "\n        ".join(f"sppnet {verb:8} {text}" for verb, text in VERBS.items())
     return HELP.format(verbs=verbs, groups="\n        ".join(groups))
+
+
+def _naturally(name: str) -> list[tuple[int, str]]:
+    """So that table2 comes before table10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Everything that is not a verb is a Hydra command line: compose it, and explain what is wrong with it."""
 
-import difflib
+import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,20 +21,25 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers.oc import env
 
 from sppnet.errors import ConfigError
-from sppnet.experiment.installation import conf_dir
+from sppnet.experiment.command_line import (
+    at_home,
+    did_you_mean,
+    in_quotes,
+    quoted,
+    read_command_line,
+    with_homes,
+)
+from sppnet.experiment.installation import conf_dir, remember_command
 from sppnet.experiment.making import allow, require_allowed
 from sppnet.experiment.schema import register_schema
 
-_OPTIONS: Final = (
-    *("--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--multirun", "-m", "--run", "-r"),
-    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--hydra-help"),
-    *("--shell-completion", "-sc"),
-)
 # Parts of keys: of paths, which stages look at on the machine where they run, and of a dashboard's on or off.
 _FROM_ENVIRONMENT: Final = frozenset(
     {"paths", "root", "path", "file", "files", "folder", "weights", "mode", "hydra"}
 )
 _PLUGINS: Final = ("hydra_plugins.", "hydra._internal.core_plugins.")
+_GLOBAL: Final = ("experiment", "setting", "preset", "local")  # groups whose files set keys of the root
+_EXTRAS: Final = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 
 
 class UserConf(SearchPathPlugin):
@@ -41,9 +47,14 @@ class UserConf(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra when it starts."""
-        for folder in (os.environ.get("SPPNET_CONF"), "~/.config/sppnet"):
-            if folder and Path(folder).expanduser().is_dir():
-                search_path.append("sppnet-user", f"file://{Path(folder).expanduser().absolute()}")
+        for folder in user_folders():
+            search_path.append("sppnet-user", f"file://{folder}")
+
+
+def user_folders() -> list[Path]:
+    """Where the user's own files are, apart from --config-dir; what cannot be looked into is not there."""
+    places = [at_home(place) for place in (os.environ.get("SPPNET_CONF"), "~/.config/sppnet") if place]
+    return [Path(place).absolute() for place in places if os.path.isdir(place)]  # noqa: PTH112 - which never raises
 
 
 class GuardedHydra(hydra._internal.hydra.Hydra):
@@ -59,9 +70,9 @@ class GuardedHydra(hydra._internal.hydra.Hydra):
             ConfigError: It names what may not run.
         """
         config = super().compose_config(*arguments, **{**named, "with_log_configuration": False})
-        for logging in ("hydra_logging", "job_logging"):
-            if OmegaConf.select(config, f"hydra.{logging}.root") is not None:
-                raise ConfigError(f"hydra/{logging}: runs write run.log themselves; leave it at none")
+        for name in ("hydra_logging", "job_logging"):
+            if OmegaConf.select(config, f"hydra.{name}.root") is not None:
+                raise ConfigError(f"hydra/{name}: runs write run.log themselves; leave it at none")
         for name in ("callbacks", "launcher", "sweeper"):
             node = config.hydra[name]
             part: Any = {} if node is None else OmegaConf.to_container(node, resolve=True)
@@ -79,10 +90,16 @@ def run_experiment(arguments: Sequence[str]) -> None:
         SppnetError: What the cells raised.
         Interrupted: The user or the system asked to stop.
     """
-    _check_options(arguments)
+    line = read_command_line(arguments)
+    if line.shows:
+        logging.getLogger("hydra").setLevel(logging.INFO)  # where --info says what it was asked
+        options = [option for option in line.options if option not in ("-m", "--multirun")]
+    else:  # said, so that Hydra need not compose to find out, and take a mistake for something else
+        options = [*line.options, "--multirun"]
     register()
+    remember_command(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
-    sys.argv = ["sppnet", *arguments]
+    sys.argv = ["sppnet", *options, *(quoted(override) for override in line.overrides)]
     try:
         _application()
     except (HydraException, OmegaConfBaseException) as error:
@@ -108,7 +125,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     register()
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = hydra.compose("config", overrides=list(overrides))
+            config = hydra.compose("config", overrides=[quoted(one, is_swept=False) for one in overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     allow(OmegaConf.to_container(config))
@@ -153,7 +170,7 @@ def plain_of(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return dict(with_homes(container, ""))
 
 
 def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
@@ -168,20 +185,11 @@ def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
         plain = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
+    plain = with_homes(plain, key)
     read_conf({key: plain})
     assert isinstance(plain, dict)
     require_allowed({key: plain}, "the configuration")
-    return {str(name): value for name, value in plain.items()}
-
-
-def _check_options(arguments: Sequence[str]) -> None:
-    """Refuse an option Hydra does not have, before argparse prints a page of usage."""
-    for argument in arguments:
-        option = argument.partition("=")[0]
-        if option.startswith("-") and option not in _OPTIONS:
-            raise ConfigError(
-                f"{option}: no such option{_did_you_mean(option, _OPTIONS)}; values are set with KEY=VALUE"
-            )
+    return plain
 
 
 def _run_job(config: DictConfig) -> None:
@@ -198,58 +206,82 @@ _application = hydra.main(version_base="1.3", config_path=str(conf_dir()), confi
 def explain(error: BaseException) -> str:
     """Say in one line what is wrong with a configuration and what was probably meant."""
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not KEY=VALUE as Hydra reads it ({error.message.splitlines()[0].strip()})"
+        return _unreadable(str(error.override), error.message.splitlines()[0].strip())
     text = _text(error)
+    if match := re.search(r"Ambiguous value for argument '(.*?)'(?=\s)", text):
+        return f"{match[1]}: several values are a sweep's; give one here, with a comma in it between quotes"
     if match := re.search(r"Could not (?:find|override) '([^']+)'", text):
         return _unknown_option(match[1], text)
     if match := re.search(r"[Kk]ey '([^']+)' (?:is )?not in '?(\w+)'?", text):
+        if match[1] in _GLOBAL:
+            chosen = next((word for word in sys.argv if word.startswith(f"{match[1]}=")), match[1])
+            return (
+                f"{chosen}: the YAML file of this {match[1]} begins without the line `# @package _global_`, "
+                f"so its keys would stand below {match[1]}; add it as the first line"
+            )
         return (
-            f"{match[1]}: no such key{_did_you_mean(match[1], known_keys())}; sppnet --cfg job shows all keys"
+            f"{match[1]}: no such key{did_you_mean(match[1], known_keys())}; sppnet --cfg job shows all keys"
         )
-    if match := re.search(r"full_key: (\S+)", text):
-        return f"{match[1]}: {text.splitlines()[0]}"
-    return " ".join(text.split())
+    lines = [*text.splitlines(), ""]
+    said = next((one for one in lines if "be converted" in one), lines[0])
+    match = re.search(r"full_key: (\S+)", text)
+    return f"{match[1]}: {said}" if match else " ".join(text.split())
+
+
+def unknown_word(word: str, verbs: Sequence[str] = ()) -> str:
+    """What is said of a word that sets nothing."""
+    options = [f"{file.parent.name}={file.stem}" for file in conf_dir().glob("*/*.yaml") if file.stem == word]
+    meant = f"; did you mean {options[0]}?" if options else did_you_mean(word, verbs)
+    return f"{word}: {'no verb, and ' if verbs else ''}not KEY=VALUE{meant}; sppnet --help lists both"
+
+
+def _unreadable(override: str, reason: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals:
+        return unknown_word(override)
+    return (
+        f"{override}: not KEY=VALUE as Hydra reads it ({reason}); text with brackets, commas or quotes in it "
+        f"goes between quotes: {shlex.quote(f'{key}={in_quotes(value)}')}"
+    )
 
 
 def known_keys() -> list[str]:
-    """Every key of the default configuration and every group, for suggestions."""
-    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
-    keys: list[str] = []
+    """Every key of the default configuration that may be set, and every group, for suggestions."""
+    keys = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     for file in conf_dir().rglob("*.yaml"):
-        loaded = OmegaConf.load(file)
-        packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
-        keys += _paths(loaded, "" if packaged else f"{file.parent.name}.")
-    return sorted({*groups, *keys})
+        if file.parent.name not in ("experiment", "setting"):  # which set what stands elsewhere
+            packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
+            keys += _paths(OmegaConf.load(file), "" if packaged else f"{file.parent.name}.")
+    return sorted(set(keys))
 
 
 def _paths(node: object, prefix: str) -> Iterator[str]:
     if isinstance(node, DictConfig):
         for key in node:
-            path = prefix + str(key)
-            yield path
-            yield from _paths(node._get_node(key), path + ".")
+            one = node._get_node(key)
+            if not (
+                isinstance(one, Node) and one._is_interpolation()
+            ):  # the key it refers to is the one to set
+                yield prefix + str(key)
+            yield from _paths(one, f"{prefix}{key}.")
 
 
 def _unknown_option(name: str, text: str) -> str:
     group, _, choice = name.rpartition("/")
     listed = re.findall(r"^\s+(\S+)$", text.partition("Available options")[2], flags=re.MULTILINE)
     options = [option for option in listed if not option.startswith("_")]  # fragments are no choices
+    if group == "hydra/launcher" and choice in _EXTRAS:
+        return (
+            f"{group}={choice}: not installed; it comes with the extra {_EXTRAS[choice]}: "
+            f'pip install -e ".[{_EXTRAS[choice]}]" in the folder of sppnet\'s code'
+        )
     if options:
-        suggestion = _did_you_mean(choice, options)
+        suggestion = did_you_mean(choice, options)
         return f"{group}={choice}: no such {group}{suggestion}; there are {', '.join(options)}"
     known = known_keys()
     if name in known:
         return f"{name}: not a key of the {name.partition('.')[0]} that is chosen, but of another one"
-    return f"{name}: no such group or key{_did_you_mean(name, known)}; sppnet --help lists the groups"
-
-
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    by_leaf = {key.rpartition(".")[2]: key for key in known}
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not close:
-        leaves = difflib.get_close_matches(word.rpartition(".")[2], list(by_leaf), n=1, cutoff=0.6)
-        close = [by_leaf[leaf] for leaf in leaves]
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"{name}: no such group or key{did_you_mean(name, known)}; sppnet --help lists the groups"
 
 
 def _text(error: BaseException) -> str:

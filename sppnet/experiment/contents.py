@@ -22,7 +22,7 @@ _THREADS: Final = 8
 _TOO_NEW: Final = 2 * 10**9  # ns: a file may change again within one tick of its clock
 # What a path stands under, in parts that name their class; anything else is text, whatever lies in this
 # folder.
-_PATH_KEYS: Final = frozenset({"root", "path", "paths", "file", "files", "folder", "weights", "model"})
+PATH_KEYS: Final = frozenset({"root", "path", "paths", "file", "files", "folder", "weights", "model"})
 
 
 class _File(NamedTuple):
@@ -60,7 +60,7 @@ class Contents:
             return self._part(value)
         if isinstance(value, list):
             return [self._value(key, one, facts) for one in value]
-        if not isinstance(value, str) or not (key in _PATH_KEYS or value.startswith(("/", "~"))):
+        if not isinstance(value, str) or not (key in PATH_KEYS or value.startswith(("/", "~"))):
             return value
         if key == "root" and facts.get("is_generated"):
             return None  # where generated images lie says nothing of them

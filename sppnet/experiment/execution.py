@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,8 +99,10 @@ def _run_held(take: Take, code: Sequence[str]) -> None:
             raise Interrupted(interruption.signal_number) from error
         line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         directory.write_status("failed", about=about, started=started, error=line)
-        if isinstance(error, MemoryError):
-            raise ResourceError(f"out of memory ({line}); lower training.batch_size") from error
+        if isinstance(error, MemoryError) or re.search(r"allocat\w* .*memory|[Oo]ut of memory", str(error)):
+            raise ResourceError(
+                f"out of memory ({line}); lower training.batch_size, head.width or data_loading.workers"
+            ) from error
         raise
     directory.write_status("complete", about=about, started=started, error=None)
     for checkpoint in directory.path.glob("checkpoint-*"):
@@ -171,7 +174,9 @@ def _log_to(directory: RunDirectory) -> Iterator[None]:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
+    level = root.level
     root.addHandler(handler)
+    root.setLevel(logging.INFO)  # in a process that somebody else has set up, too
     try:
         yield
     except Exception:
@@ -180,5 +185,6 @@ def _log_to(directory: RunDirectory) -> Iterator[None]:
         raise
     finally:
         root.removeHandler(handler)
+        root.setLevel(level)
         with contextlib.suppress(OSError):  # a log that cannot be written stops nothing
             stream.close()

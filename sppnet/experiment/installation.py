@@ -9,15 +9,19 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
+
+from sppnet.errors import ConfigError
 
 _PACKAGES: Final = (
     *("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "numba", "pillow"),
     *("opencv-contrib-python-headless", "safetensors", "torchmetrics"),
 )
 _MOST_JOBS: Final = 8
+_command: Final[list[str]] = []  # of this process
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -36,21 +40,42 @@ def usable_cores() -> int:
 @functools.cache
 def device_of(accelerator: str) -> str:
     """What a trainer's accelerator is on this machine: cpu, cuda or mps."""
-    if accelerator == "cpu":
-        return "cpu"
+    if accelerator == "auto":
+        return _fastest_device()
+    return "cuda" if accelerator == "gpu" and sys.platform != "darwin" else accelerator
+
+
+def require_device(accelerator: str) -> None:
+    """Refuse a GPU that this machine does not have.
+
+    Raises:
+        ConfigError: Says what it has.
+    """
+    if accelerator != "cpu" and device_of(accelerator) != _fastest_device():
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}: torch finds no such device here, but {_fastest_device()}; "
+            f"choose trainer=cpu or trainer=auto"
+        )
+
+
+@functools.cache
+def _fastest_device() -> str:
     has_driver = any(Path(file).exists() for file in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
-    if accelerator == "auto" and not (has_driver or sys.platform in ("darwin", "win32")):
+    if not (has_driver or sys.platform in ("darwin", "win32")):
         return "cpu"  # found out without torch, which takes seconds to import
-    if accelerator != "auto":
-        return "cuda" if accelerator == "gpu" and sys.platform != "darwin" else accelerator
     import torch
 
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def remember_command(arguments: Sequence[str]) -> None:
+    """Keep the command as it was typed, before Hydra is given it."""
+    _command[:] = arguments
+
+
 def command_line() -> str:
     """The command as it was typed."""
-    return shlex.join(["sppnet", *sys.argv[1:]])
+    return shlex.join(["sppnet", *_command])
 
 
 @functools.cache

@@ -4,16 +4,24 @@ Pure functions over configurations: no torch, no files but those that say what i
 """
 
 import itertools
+import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sppnet.errors import ConfigError
+from sppnet.experiment.command_line import plain_value
 from sppnet.experiment.installation import conf_dir
 
 ONLY_COLUMN = "result"
+# Keys and groups whose value is read once for all cells.
+_OF_TABLES: Final = frozenset(
+    {"experiment", "preset", "table", "reduced", "reduced_detection", "jobs", "progress", "stale", "plan"}
+    | {"paths.runs", "paths.cache", "hydra", "hydra/launcher", "run_directory"}
+)
 
 
 class Layout(NamedTuple):
@@ -27,9 +35,11 @@ class Layout(NamedTuple):
     declared: frozenset[str]  # axes of the experiment: their values are the keys of the paper's numbers
     repeats: str  # the axis over whose values a cell's mean and deviation are taken
     skip: list[dict[str, Any]]  # choices that the table does not have: axis -> its values
+    spelt: Mapping[str, str]  # axes that the command line adds or forces: +backbone.rate
 
     def name(self, axis: str, value: str) -> str:
         """What a value is called in a table: 5 training images a class are `per_class=5`."""
+        value = plain_value(value)
         speaks_for_itself = axis in self.declared or value[:1].isalpha()
         return value if speaks_for_itself else f"{axis.rpartition('.')[2]}={value}"
 
@@ -41,35 +51,46 @@ class Cell(NamedTuple):
     row: str
     column: str
     repeat: int  # the seed, or whatever axis cells repeat over
+    choice: Mapping[str, str] = {}  # its value on each other axis
 
 
-def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
+def lay_out(table: Mapping[str, Any], arguments: Sequence[str], loader: ConfigLoader | None = None) -> Layout:
     """Merge an experiment's axes with the command line's.
 
     `backbone=zf5` narrows an axis of the experiment, `backbone=zf5,overfeat7` replaces its values,
     `data.per_class=5,10` adds an axis; everything else holds for all cells.
 
     Raises:
-        ConfigError: The table names an axis for its rows or columns that it does not have.
+        ConfigError: The table names an axis for its rows or columns that it does not have, or a key is swept
+            that holds for a whole table.
     """
     axes: dict[str, list[str]] = {
         name: [str(value) for value in values] for name, values in table["axes"].items()
     }
     shown = {name: list(values) for name, values in axes.items()}
     fixed: list[str] = []
-    for override in OverridesParser.create().parse_overrides(list(arguments)):
-        key = str(override.get_key_element())
+    spelt: dict[str, str] = {}
+    for override in OverridesParser.create(loader).parse_overrides(list(arguments)):
+        prefixed = str(override.get_key_element())
+        key = prefixed.lstrip("+~")
         if override.is_sweep_override():
+            if key in _OF_TABLES or key.partition(".")[0] in _OF_TABLES:
+                raise ConfigError(
+                    f"{override.input_line}: holds for a whole table and cannot be swept; give one, and run "
+                    f"the command again for the next (a comma in a name goes between quotes)"
+                )
             if not override.is_discrete_sweep():
                 raise ConfigError(
                     f"{override.input_line}: only lists of values can be swept, e.g. seed=0,1,2"
                 )
             axes[key] = list(override.sweep_string_iterator())
-        elif key in axes:
+        elif key in axes and not override.is_delete():
             axes[key] = [override.get_value_element_as_str()]
         else:
             fixed.append(str(override.input_line))
             continue
+        if prefixed != key != table["repeats"]:
+            spelt[key] = prefixed
         shown[key] = list(dict.fromkeys([*shown.get(key, []), *axes[key]]))
     for part in ("rows", "columns"):
         if table[part] is not None and table[part] not in axes:
@@ -79,9 +100,13 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str]) -> Layout:
     free: list[str] = [name for name in axes if name != table["repeats"]]
     columns: str | None = table["columns"] or (free[-1] if len(free) > 1 else None)
     rows = [name for name in free if name != columns]
-    return Layout(
-        axes, shown, fixed, columns, rows, frozenset(table["axes"]), table["repeats"], table["skip"]
-    )
+    if table.get("curve") is not None and not all(map(_is_number, shown.get(columns or "", ["none"]))):
+        raise ConfigError(
+            f"table.curve={table['curve']}: a curve needs columns that are numbers; table.columns="
+            f"{columns or 'null'} has {', '.join(shown.get(columns or '', ['one column']))}"
+        )
+    declared = frozenset(table["axes"])
+    return Layout(axes, shown, fixed, columns, rows, declared, table["repeats"], table["skip"], spelt)
 
 
 def cells(layout: Layout, *, default_repeat: int) -> list[Cell]:
@@ -98,15 +123,30 @@ def cells(layout: Layout, *, default_repeat: int) -> list[Cell]:
             continue
         made.append(
             Cell(
-                [*layout.fixed, *(f"{name}={value}" for name, value in choice.items())],
+                [
+                    *layout.fixed,
+                    *(f"{layout.spelt.get(name, name)}={value}" for name, value in choice.items()),
+                ],
                 *_place(layout, choice),
-                _whole(layout.repeats, choice.get(layout.repeats, str(default_repeat))),
+                _whole(layout.repeats, choice.pop(layout.repeats, str(default_repeat))),
+                choice,
             )
         )
     if not made:
         asked = ", ".join(f"{name}={','.join(values)}" for name, values in layout.axes.items())
         raise ConfigError(f"the table has none of the cells {asked}; see table.skip in its experiment file")
     return made
+
+
+def skipping(layout: Layout, unwanted: Iterable[Cell]) -> str:
+    """What on a command line leaves some cells out, beside those that the table does not have."""
+    rules = [{axis: list(map(str, values)) for axis, values in rule.items()} for rule in layout.skip]
+    rules += [{axis: [value] for axis, value in cell.choice.items()} for cell in unwanted]
+    texts = dict.fromkeys(
+        "{" + ",".join(f"{axis}:[{','.join(values)}]" for axis, values in rule.items()) + "}"
+        for rule in rules
+    )
+    return f"'table.skip=[{','.join(texts)}]'"
 
 
 def skipped_places(layout: Layout) -> list[tuple[str, str]]:
@@ -127,7 +167,10 @@ def _place(layout: Layout, choice: Mapping[str, str]) -> tuple[str, str]:
 
 def _is_skipped(layout: Layout, choice: Mapping[str, str]) -> bool:
     return any(
-        all(choice.get(axis) in [str(value) for value in values] for axis, values in rule.items())
+        all(
+            plain_value(choice.get(axis, "")) in [str(value) for value in values]
+            for axis, values in rule.items()
+        )
         for rule in layout.skip
     )
 
@@ -169,6 +212,13 @@ def _whole(axis: str, text: str) -> int:
     if not text.isdecimal():
         raise ConfigError(f"{axis}={text}: must be a whole number of 0 or more")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _row_id(values: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """A network as a run's directory keeps it: built, saved, and found again by the runs that look at it."""
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -117,6 +118,47 @@ def architecture(path: Path) -> Conf:
     backbone = {key: None if key == "weights" else value for key, value in config["backbone"].items()}
     parts = {name: config[name] for name in ("pyramid", "head", "input_norm", "init")}
     return read_conf({**parts, "backbone": backbone})
+
+
+def check_geometry(conf: Conf) -> None:
+    """Refuse sizes of images that a network cannot take, before it is there: tensors without values know.
+
+    Raises:
+        ConfigError: Names the smallest side that would do.
+    """
+    import torch
+
+    parts = {name: getattr(conf, name) for name in ("backbone", "input_norm", "init")}
+    parts["backbone"] = {**parts["backbone"], **dict.fromkeys({"weights"} & parts["backbone"].keys())}
+    sized = {"pyramid": vars(conf.pyramid), "head": vars(conf.head)}
+    with torch.device("meta"):
+        try:
+            net = _without_values(json.dumps({**parts, **sized}, sort_keys=True))
+        except (NotImplementedError, RuntimeError):
+            return  # a backbone of the user's that looks at its values: its run will say
+        if conf.trained:
+            _check_sizes(net, conf)
+    if conf.detection is not None:
+        seen = conf.windows.size if conf.windows.method == "rcnn" else min(conf.windows.scales)
+        _require_side(net, "windows.scales or windows.size", seen)
+    elif conf.transfer is not None:
+        views = conf.features
+        _require_side(net, "features", views.short_side if views.view == "full" else views.crop)
+    else:
+        require_visible(net, make(conf.view))
+
+
+@functools.cache
+def _without_values(parts: str) -> "SppNet":
+    return build_net(read_conf(json.loads(parts)), num_classes=1)
+
+
+def _require_side(net: "SppNet", key: str, side: int) -> None:
+    if side < net.min_short_side:
+        raise ConfigError(
+            f"{key}: {side} pixels are too few for {net.backbone.name} with pyramid.levels="
+            f"{list(net.levels)}, which needs >= {net.min_short_side}; raise it, or choose a coarser pyramid"
+        )
 
 
 def require_classes(trained: TrainedNetwork, classes: Sequence[str], path: Path) -> None:

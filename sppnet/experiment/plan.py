@@ -36,6 +36,7 @@ class PlannedRun:
         given: What its stage is given of the configuration, plain.
         identity: What its key is made of.
         after: Runs that have to be complete before.
+        conf: All of the configuration that it was first planned for.
         cell: Its place in the table; None of what cells stand on.
     """
 
@@ -44,6 +45,7 @@ class PlannedRun:
     given: dict[str, Any]
     identity: dict[str, Any]
     after: "list[PlannedRun]"
+    conf: Conf
     cell: Cell | None = None
 
     @property
@@ -165,7 +167,7 @@ class Planner:
                 scale=scale,
                 is_mirrored=need.is_mirrored,
             )
-            self._planned[path] = PlannedRun(plan, RunDirectory(path), given, identity, after)
+            self._planned[path] = PlannedRun(plan, RunDirectory(path), given, identity, after, composed.conf)
         return self._planned[path]
 
     def _below(self, composed: _Composed, needs: Iterable[Need]) -> "Iterator[tuple[str, PlannedRun]]":

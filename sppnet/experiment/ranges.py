@@ -2,13 +2,15 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from omegaconf import MISSING
 
 from sppnet.errors import ConfigError
 
+# Folders of paths.runs that hold other things than tables.
+_TAKEN: Final = ("networks", "features", "proposals", "maps", "detectors", "evaluations", "published")
 MOST_PIXELS: Final = 4000  # of a short side
 
 
@@ -106,8 +108,19 @@ def _are_levels(value: Any) -> bool:
     return whole and 0 < len(set(value)) == len(value)
 
 
+def _are_axes(value: Any) -> bool:
+    named = isinstance(value, Mapping) and all(
+        isinstance(values, list) and values for values in value.values()
+    )
+    return named and all(not isinstance(one, list | Mapping) for values in value.values() for one in values)
+
+
 def _rise(value: Any) -> bool:
-    return all(0 < fraction < 1 for fraction in value) and sorted(value) == list(value)
+    return (
+        isinstance(value, list)
+        and all(0 < fraction < 1 for fraction in value)
+        and sorted(value) == list(value)
+    )
 
 
 ONE_DEVICE: Final = Rule(lambda value: value == 1, "1: a run has one device; jobs=N runs several cells")
@@ -123,7 +136,18 @@ POSITIVE: Final = Rule(lambda value: bool(0 < value < float("inf")), "a positive
 POSITIVES: Final = Rule(_are_positive, "a list of positive numbers, e.g. [1.0]")
 NO_BIAS_OR_POSITIVE: Final = Rule(lambda value: 0 <= value < float("inf"), "0 (no bias) or a positive number")
 FINITE: Final = Rule(lambda value: float("-inf") < value < float("inf"), "a number")
-WIDTH: Final = Rule(lambda value: 0 < value <= 16, "above 0 and at most 16")
+WIDTH: Final = Rule(lambda value: 0.01 <= value <= 16, "from 0.01 to 16")
+BATCH: Final = Rule(lambda value: _is_whole(value) and 1 <= value <= 65536, "from 1 to 65536")
+AXES: Final = Rule(_are_axes, "axes with a list of values each, e.g. {backbone: [zf5, overfeat5]}")
+SKIP: Final = Rule(
+    lambda value: all(map(_are_axes, value)), "a list such as [{backbone: [zf5], pyramid: [none, bins30]}]"
+)
+METRICS: Final = Rule(
+    lambda value: (
+        bool(value) and all(isinstance(one, Mapping) and {"key", "id", "label"} <= {*one} for one in value)
+    ),
+    "a list of metrics with key, id and label each, as in conf/config.yaml",
+)
 SHARE: Final = Rule(lambda value: not isinstance(value, str) and 0 <= value < 1, "at least 0 and below 1")
 BETWEEN: Final = Rule(lambda value: 0 < value < 1, "between 0 and 1")
 OVERLAP: Final = Rule(lambda value: 0 <= value <= 1, "an intersection over union from 0 to 1")
@@ -134,7 +158,7 @@ SIDE_OR_NONE: Final = Rule(lambda value: value is None or _is_side(value), f"nul
 SIDES: Final = Rule(_are_sides, f"different short sides of 1 to {MOST_PIXELS} pixels, e.g. [224,256]")
 LEVELS: Final = Rule(_are_levels, "different whole numbers of 1 or more, e.g. [6,3,2,1]")
 FOLDER: Final = Rule(
-    lambda value: re.fullmatch(r"\w[\w.-]{0,59}", value) is not None,
+    lambda value: re.fullmatch(r"\w[\w.-]{0,59}", value) is not None and value not in _TAKEN,
     "a name for a folder in paths.runs: 1 to 60 letters, digits and _ . - behind the first",
 )
 TRUTH: Final = Rule(lambda value: isinstance(value, bool), "true or false")

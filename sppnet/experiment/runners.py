@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, final
 
 from sppnet.errors import SppnetError, exit_code_of
+from sppnet.experiment.command_line import in_quotes
 from sppnet.experiment.execution import describe, run_in
 from sppnet.experiment.plan import PlannedRun
 from sppnet.experiment.stages import STAGES
@@ -186,9 +187,4 @@ class Launched(Runner):
 def _job(path: Path) -> list[str]:
     """What makes a launcher's job run a directory, and Hydra write nowhere else."""
     places = {"run_directory": path, "hydra.sweep.dir": path.parent, "hydra.sweep.subdir": path.name}
-    return [f"{key}='{_escaped(str(value))}'" for key, value in places.items()]
-
-
-def _escaped(text: str) -> str:
-    """Text as it stands between single quotes in Hydra's override grammar, whatever is in it."""
-    return text.replace("\\", "\\\\").replace("'", "\\'")
+    return [f"{key}={in_quotes(str(value))}" for key, value in places.items()]

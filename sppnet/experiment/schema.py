@@ -59,11 +59,20 @@ class PyramidConf(Record):
 
 
 @dataclasses.dataclass
+class TrainSizesConf(Record):
+    """Sides of the regions that a network is trained on (§2.3.2); ways to train have some of these."""
+
+    sizes: list[int] = key(must.SIDES)
+    low: int = key(must.SIDE)
+    high: int = key(must.SIDE)
+
+
+@dataclasses.dataclass
 class TrainingConf(Record):
     """Momentum SGD."""
 
     epochs: int = key(must.COUNT)
-    batch_size: int = key(must.COUNT)
+    batch_size: int = key(must.BATCH)
     learning_rate: float = key(must.POSITIVE)
     momentum: float = key(must.SHARE)
     weight_decay: float = key(must.NATURAL)
@@ -172,15 +181,15 @@ class TableConf(Record):
 
     name: str = key(must.FOLDER)
     title: str = key()
-    axes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    axes: dict[str, Any] = key(must.AXES, default={})
     rows: str | None = key(default=None)
     columns: str | None = key(default=None)
     curve: str | None = key(default=None)
     per_class: str | None = key(default=None)
-    repeats: str = key()
-    skip: list[Any] = dataclasses.field(default_factory=list)
+    repeats: Literal["seed", "split"] = key()
+    skip: list[Any] = key(must.SKIP, default=[])
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
-    metrics: list[Any] = dataclasses.field(default_factory=list)
+    metrics: list[Any] = key(must.METRICS, default=[])
     measures: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     paper: dict[str, Any] = dataclasses.field(default_factory=dict)
     paper_data: list[str] = dataclasses.field(default_factory=list)
@@ -202,7 +211,7 @@ class Conf(Record):
     head: HeadConf = part(HeadConf)
     input_norm: dict[str, Any] = named()
     init: dict[str, Any] = named()
-    train_sizes: dict[str, Any] = named()
+    train_sizes: dict[str, Any] = named(TrainSizesConf)
     image: ImageConf = part(ImageConf)
     training: TrainingConf = part(TrainingConf)
     schedule: dict[str, Any] = named(ScheduleConf)
@@ -232,6 +241,7 @@ class Conf(Record):
     table: TableConf = part(TableConf, role="sweep")
     progress: bool = key(default=True, role="sweep")
     jobs: int = key(must.Rule(lambda value: value >= 0, "0 (one per core) or more"), role="sweep")
+    plan: bool = key(default=False, role="sweep")
     stale: Literal["keep", "rerun"] = key(role="sweep")
     allow_targets: list[str] = key(default=[], role="sweep")  # making.py
     run_directory: str = key(default="", role="sweep")  # of a launcher's job; the sweep says it

@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from sppnet.artifacts import content_key, read_json
-from sppnet.errors import PartialSweepError
+from sppnet.errors import ConfigError, PartialSweepError
 from sppnet.experiment import layout
 from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.contents import Contents
-from sppnet.experiment.installation import device_of, usable_cores
+from sppnet.experiment.installation import device_of, require_device, usable_cores
 from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_differ
 from sppnet.experiment.reading import deciding, narrowed, read_conf
 from sppnet.experiment.runners import Ended, Here, Launched, RunError, run_all
@@ -37,6 +38,7 @@ def sweep(
     arguments: Sequence[str],
     *,
     compose: Callable[[Sequence[str]], DictConfig],
+    loader: ConfigLoader,
     launch: Launch | None,
 ) -> None:
     """Run the cells that the arguments and the experiment's axes make, but for those that are done.
@@ -45,6 +47,7 @@ def sweep(
         master: The configuration without what is swept.
         arguments: Of the command line.
         compose: From a cell's overrides to its configuration.
+        loader: Knows the options of groups, for `pyramid=glob(bins*)`.
         launch: Starts jobs elsewhere; None runs here.
 
     Raises:
@@ -54,18 +57,26 @@ def sweep(
     """
     base = allowed(plain_of(master))
     conf = read_conf(base)
-    laid = layout.lay_out(base["table"], arguments)
+    laid = layout.lay_out(base["table"], arguments, loader)
     layout.check_settings(laid)
     contents = Contents(Path(conf.paths.cache))
     planner = Planner(compose, laid.repeats, contents)
-    cells = [
-        planner.cell(cell, labels=conf.table.labels)
-        for cell in layout.cells(laid, default_repeat=base[laid.repeats])
-    ]
+    made = layout.cells(laid, default_repeat=base[laid.repeats])
+    cells = _all_of(laid, made, lambda number: planner.cell(made[number], labels=conf.table.labels))
     check_all_differ(cells)
     group = _group(plain_of(compose(laid.fixed)), laid, contents, cells[0].plan.stage)
+    pending = _pending(cells, reruns_stale=conf.stale == "rerun" and not conf.plan)
+    if pending:
+        from sppnet.experiment.network import check_geometry  # imports torch to check, so not before
+
+        _all_of(laid, made, lambda number: cells[number] in pending and check_geometry(cells[number].conf))
+    if launch is None:
+        for run in pending:
+            require_device(run.given["trainer"]["accelerator"])
+    if conf.plan:
+        _print_plan(cells, pending)
+        return
     contents.keep()
-    pending = _pending(cells, reruns_stale=conf.stale == "rerun")
     num_done = len(cells) - sum(cell in pending for cell in cells)
     table_dir = Path(conf.paths.runs) / conf.table.name
     table = table_file(conf, laid, group, cells)
@@ -77,6 +88,40 @@ def sweep(
     errors = _run(pending, cells, jobs=conf.jobs, is_shown=conf.progress, launch=launch)
     _print_table(table_dir, group)
     _end(cells, errors)
+
+
+def _all_of(laid: layout.Layout, cells: Sequence[layout.Cell], do: Callable[[int], Any]) -> list[Any]:
+    """Do something for every cell, given its place.
+
+    Raises:
+        ConfigError: Some cannot run; says how the others can.
+    """
+    done, refused = [], []
+    for number, cell in enumerate(cells):
+        try:
+            done.append(do(number))
+        except ConfigError as error:
+            refused.append((cell, error))
+    if refused:
+        first, error = refused[0]
+        if not done:
+            raise error
+        raise ConfigError(
+            f"{error} (so says {first.row}, {first.column}; {len(refused)} of {len(cells)} cells cannot run: "
+            f"leave them out with {layout.skipping(laid, [cell for cell, _ in refused])})"
+        ) from error
+    return done
+
+
+def _print_plan(cells: Sequence[PlannedRun], pending: Sequence[PlannedRun]) -> None:
+    """Say for every run whether it is complete, is to be made or goes on, in their order."""
+    runs = [*built_on(cells), *cells]
+    for run in runs:
+        state = "complete" if run.directory.is_complete else "not needed"
+        if run in pending:
+            state = "goes on" if any(run.directory.path.glob("checkpoint-*")) else "to run"
+        print(f"{state:10}  {run.plan.stage:10}  {run.plan.label}")
+    print(f"{len(cells)} cells; {len(pending)} of {len(runs)} runs to make; plan=true starts none")
 
 
 def _group(base: dict[str, Any], laid: layout.Layout, contents: Contents, stage: str) -> str:
@@ -153,7 +198,8 @@ def _line(ended: Ended) -> str:
     """How a run ended, in one line."""
     name, path = ended.run.plan.label, ended.run.directory.path
     if ended.error is not None:
-        return f"FAILED {name}: {ended.error.line} (see {path / 'run.log'})"
+        see = f" (see {path / 'run.log'})" if (path / "run.log").exists() else ""
+        return f"FAILED {name}: {ended.error.line}{see}"
     if not ended.run.directory.is_complete:
         return f"left {name} to another process that runs it"
     return f"done {name} in {read_json(path / 'status.json').get('seconds', 0.0):.0f} s"

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, WandbLogger
 
@@ -47,7 +48,8 @@ def run_trainer(take: Take, *, epochs: int = 1, saves: bool = True) -> Iterator[
             max_epochs=epochs,
             default_root_dir=take.path,
             callbacks=callbacks,
-            plugins=[DigestCheckpointIO()],
+            # A run is one process on one device, whatever a cluster's job says of tasks.
+            plugins=[DigestCheckpointIO(), LightningEnvironment()],
             logger=active or False,
             log_every_n_steps=chosen.every_steps,
             enable_checkpointing=False,  # Lightning's own: ours is RunCheckpoint

@@ -1,9 +1,9 @@
 """Runs side by side on this machine: a process for each, which all are stopped together.
 
-Both ends of the pipe stand here. A worker, `python -m sppnet.experiment.workers`, reads directories of runs
-from standard input and writes events to standard output, a line of JSON each. Whatever libraries print goes
-to the run's log. The end of the input ends the process: the sweep is gone, so a run under way saves and
-stops.
+Both ends of the pipes stand here. A worker, `python -m sppnet.experiment.workers FD`, reads directories of
+runs from standard input and writes events, a line of JSON each, to a pipe that nobody else knows. Whatever
+libraries print goes to the run's log, and into the message when the process ends before it has one. The end
+of the input ends the process: the sweep is gone, so a run under way saves and stops.
 """
 
 import contextlib
@@ -13,10 +13,12 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, final
+from typing import Any, BinaryIO, Final, NamedTuple, TextIO, final
 
 from sppnet.errors import exit_code_of
 from sppnet.experiment.plan import PlannedRun
@@ -25,6 +27,12 @@ from sppnet.run.directory import RunDirectory
 from sppnet.run.interrupts import Interrupted, Interruption
 
 _POLL_SECONDS = 0.2
+_EVENTS: Final[Mapping[str, set[str]]] = {  # what is said in each
+    "step": {"stage", "completed", "total", "detail"},
+    "failed": {"kind", "error", "exit_code"},
+    "done": set(),
+    "interrupted": set(),
+}
 
 
 class _Event(NamedTuple):
@@ -95,26 +103,37 @@ class SideBySide(Runner):
             worker.wait()
 
     def _start_worker(self, number: int) -> "subprocess.Popen[str]":
+        reading, writing = os.pipe()
+        printed = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _listen
         worker = subprocess.Popen(
             # -P: a queue.py that lies in the current folder is none of ours.
-            [sys.executable, "-P", "-m", "sppnet.experiment.workers"],
+            [sys.executable, "-P", "-m", "sppnet.experiment.workers", str(writing)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            pass_fds=[writing],
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             start_new_session=True,  # a terminal's Ctrl-C reaches only us, and we pass it on once
         )
-        threading.Thread(target=self._listen, args=(number, worker), daemon=True).start()
+        os.close(writing)
+        events = os.fdopen(reading, encoding="utf-8", errors="replace")
+        threading.Thread(target=self._listen, args=(number, worker, events, printed), daemon=True).start()
         return worker
 
-    def _listen(self, number: int, worker: "subprocess.Popen[str]") -> None:
-        assert worker.stdout is not None
-        for line in worker.stdout:
-            content = json.loads(line)
-            if content["event"] != "interrupted":
-                self._events.put(_Event(number, content))
-        self._events.put(_Event(number, {"event": "gone", "code": worker.wait()}))
+    def _listen(
+        self, number: int, worker: "subprocess.Popen[str]", events: TextIO, printed: BinaryIO
+    ) -> None:
+        with events, printed:
+            for line in events:
+                content = _event_of(line)
+                if content is not None and content["event"] != "interrupted":
+                    self._events.put(_Event(number, content))
+            code = worker.wait()
+            printed.seek(0)
+            said = printed.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(said) if line.strip()), "")
+        self._events.put(_Event(number, {"event": "gone", "code": code, "said": last}))
 
     def _stop(self) -> None:
         """Pass the signal on, wait until every run has saved, and stop ourselves."""
@@ -132,6 +151,15 @@ class SideBySide(Runner):
             worker.kill()
 
 
+def _event_of(line: str) -> dict[str, Any] | None:
+    """What a worker said; None of what is no event."""
+    try:
+        content = json.loads(line)
+        return content if {*content} >= _EVENTS[content["event"]] else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def _error_of(content: dict[str, Any]) -> RunError | None:
     if content["event"] == "done":
         return None
@@ -139,24 +167,27 @@ def _error_of(content: dict[str, Any]) -> RunError | None:
         return RunError(content["kind"], content["error"], content["exit_code"])
     code = content["code"]
     killed = f"by signal {-code}, perhaps for want of memory" if code < 0 else f"with exit code {code}"
-    return RunError("ResourceError", f"the cell's process ended {killed}", 6 if code < 0 else 1)
+    said = f": {content['said']}" if content["said"] else ""
+    return RunError("ResourceError", f"the cell's process ended {killed}{said}", 6 if code < 0 else 1)
 
 
 def main() -> None:
     """Run runs until there are no more."""
-    # Nobody else may write into the stream of events.
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
+    events = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8", buffering=1)
+    # A file of its own without a lock: a process that loads images is a fork, and closes sys.stdin first.
+    directories = os.fdopen(os.dup(0), "rb", buffering=0)
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, 0)
     # Ctrl-C belongs to the sweep, which passes it on; between two runs there is nothing to save.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     runs: queue.Queue[Path | None] = queue.Queue()
-    threading.Thread(target=_read, args=(runs,), daemon=True).start()
+    threading.Thread(target=_read, args=(directories, runs), daemon=True).start()
     while (directory := runs.get()) is not None:
         _say(events, _run(directory, events))
 
 
-def _read(runs: "queue.Queue[Path | None]") -> None:
-    for line in sys.stdin:
+def _read(directories: RawIOBase, runs: "queue.Queue[Path | None]") -> None:
+    for line in directories:
         runs.put(Path(json.loads(line)))
     runs.put(None)
     os.kill(os.getpid(), signal.SIGTERM)
