@@ -140,10 +140,11 @@ def check_geometry(conf: Conf) -> None:
             _check_sizes(net, conf)
     if conf.detection is not None:
         seen = conf.windows.size if conf.windows.method == "rcnn" else min(conf.windows.scales)
-        _require_side(net, "windows.scales or windows.size", seen)
+        _require_side(net, "windows", seen, "windows.scales or windows.size")
     elif conf.transfer is not None:
         views = conf.features
-        _require_side(net, "features", views.short_side if views.view == "full" else views.crop)
+        side = views.short_side if views.view == "full" else views.crop
+        _require_side(net, "images", side, "features.short_side (features.crop)")
     else:
         require_visible(net, make(conf.view))
 
@@ -151,14 +152,6 @@ def check_geometry(conf: Conf) -> None:
 @functools.cache
 def _without_values(parts: str) -> "SppNet":
     return build_net(read_conf(json.loads(parts)), num_classes=1)
-
-
-def _require_side(net: "SppNet", key: str, side: int) -> None:
-    if side < net.min_short_side:
-        raise ConfigError(
-            f"{key}: {side} pixels are too few for {net.backbone.name} with pyramid.levels="
-            f"{list(net.levels)}, which needs >= {net.min_short_side}; raise it, or choose a coarser pyramid"
-        )
 
 
 def require_classes(trained: TrainedNetwork, classes: Sequence[str], path: Path) -> None:
