@@ -15,50 +15,29 @@ if TYPE_CHECKING:  # import Lightning
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What a run is, as its `config.yaml` says under `run`.
+    """What a run is, as its `config.yaml` says under `run`."""
 
-    Attributes:
-        stage: Its row in `stages.STAGES`.
-        key: SHA-256 of all that decides its result; the directory's name ends in the first eight digits.
-        label: What progress calls it.
-        image_set: trainval or test, of stages that look at one of them.
-        scale: Short side of maps, pixels.
-        is_mirrored: Whether maps are of mirrored images.
-        layers: Features that are wanted, computed in one pass.
-        below: Runs that it stands on, as folder/name, by what they are to it.
-        command: That asked for it last.
-        is_waited_for: Whether others build on it, so that another process waits for the one that has it.
-    """
-
-    stage: str
-    key: str
-    label: str
-    image_set: str = ""
-    scale: int = 0
-    is_mirrored: bool = False
-    layers: list[str] = field(default_factory=list)
-    below: dict[str, list[str]] = field(default_factory=dict)
-    command: str = ""
-    is_waited_for: bool = True
+    stage: str  # its row in `stages.STAGES`
+    key: str  # SHA-256 of all that decides its result; the directory's name ends in the first eight digits
+    label: str  # what progress calls it
+    image_set: str = ""  # trainval or test, of stages that look at one of them
+    scale: int = 0  # short side of maps, pixels
+    is_mirrored: bool = False  # whether maps are of mirrored images
+    layers: list[str] = field(default_factory=list)  # features that are wanted, computed in one pass
+    below: dict[str, list[str]] = field(default_factory=dict)  # folder/name of what it stands on, by role
+    command: str = ""  # that asked for it last
+    is_waited_for: bool = True  # others build on it: another process waits for the one that has it
 
 
 @dataclass(frozen=True)
 class Take:
-    """A run under way.
-
-    Attributes:
-        plan: What it is.
-        conf: What its stage reads of the configuration, and nothing else.
-        directory: Where it is kept.
-        interruption: Whether somebody asked it to stop.
-        report: Is told how far it is.
-    """
+    """A run under way."""
 
     plan: RunPlan
-    conf: "Conf"
+    conf: "Conf"  # what its stage reads of the configuration, and nothing else
     directory: RunDirectory
-    interruption: Interruption
-    report: "Report"
+    interruption: Interruption  # whether somebody asked it to stop
+    report: "Report"  # is told how far it is
 
     @property
     def path(self) -> Path:

@@ -12,21 +12,13 @@ Stage = Literal["decode", "prepare", "conv", "pooling", "fc"]
 
 
 class StageSeconds(NamedTuple):
-    """Seconds per image.
+    """Seconds per image."""
 
-    Attributes:
-        decode: Reading the file; in no total.
-        prepare: Resizing the image to every scale, or warping its windows.
-        conv: The convolutions alone, the mean subtracted.
-        pooling: From maps to pooled windows.
-        fc: From pooled windows to fc7.
-    """
-
-    decode: float = 0.0
-    prepare: float = 0.0
-    conv: float = 0.0
-    pooling: float = 0.0
-    fc: float = 0.0
+    decode: float = 0.0  # reading the file; in no total
+    prepare: float = 0.0  # resizing the image to every scale, or warping its windows
+    conv: float = 0.0  # the convolutions alone, the mean subtracted
+    pooling: float = 0.0  # from maps to pooled windows
+    fc: float = 0.0  # from pooled windows to fc7
 
     @property
     def to_pooled(self) -> float:
