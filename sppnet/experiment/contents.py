@@ -19,6 +19,7 @@ _MOST_BYTES: Final = (
     4_000_000_000  # of a folder whose files are read: some seconds from memory, half a minute from disk
 )
 _THREADS: Final = 8
+_NOTED: Final = 4  # of a file: size, time, inode, digest
 _TOO_NEW: Final = 2 * 10**9  # ns: a file may change again within one tick of its clock
 # What a path stands under, in parts that name their class; anything else is text, whatever lies in this
 # folder.
@@ -134,9 +135,10 @@ class Contents:
 
 def _read(notes: Path) -> dict[str, Any]:
     try:
-        return dict(read_json(notes))
+        known = dict(read_json(notes))
     except (ArtifactError, TypeError, ValueError):
         return {}  # none yet, or damaged: the files are read again
+    return {name: note for name, note in known.items() if isinstance(note, list) and len(note) == _NOTED}
 
 
 def _listed(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[_File]:
