@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sppnet.errors import ConfigError
+
 if TYPE_CHECKING:  # imports torch
     from sppnet.data.datamodule import ImageDataModule
 
@@ -37,6 +39,8 @@ def _datamodule(overrides: Sequence[str]) -> "ImageDataModule":
     from sppnet.experiment.compose import compose_config, plain_part
     from sppnet.experiment.making import make
 
+    if any(override.lstrip("+").startswith(("target=", "target.")) for override in overrides):
+        raise ConfigError("sppnet data looks at the images of data=..., not at a target; leave target out")
     part = plain_part(compose_config(overrides), "data")
     check_data(part)
     print("reading ...", file=sys.stderr)

@@ -185,11 +185,10 @@ def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
         plain = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
-    plain = with_homes(plain, key)
-    read_conf({key: plain})
-    assert isinstance(plain, dict)
-    require_allowed({key: plain}, "the configuration")
-    return plain
+    homely: dict[str, Any] = with_homes(plain, key)
+    read_conf({key: homely})
+    require_allowed({key: homely}, "the configuration")
+    return homely
 
 
 def _run_job(config: DictConfig) -> None:
@@ -259,11 +258,9 @@ def _paths(node: object, prefix: str) -> Iterator[str]:
     if isinstance(node, DictConfig):
         for key in node:
             one = node._get_node(key)
-            if not (
-                isinstance(one, Node) and one._is_interpolation()
-            ):  # the key it refers to is the one to set
-                yield prefix + str(key)
-            yield from _paths(one, f"{prefix}{key}.")
+            if not (isinstance(one, Node) and one._is_interpolation()):  # which other key to set
+                yield f"{prefix}{key!s}"
+            yield from _paths(one, f"{prefix}{key!s}.")
 
 
 def _unknown_option(name: str, text: str) -> str:

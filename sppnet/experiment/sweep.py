@@ -10,7 +10,7 @@ code.
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
@@ -30,6 +30,7 @@ from sppnet.experiment.table_file import table_file, write_table_file
 from sppnet.experiment.workers import SideBySide
 from sppnet.tables.provenance import changes_since
 
+_DoneT = TypeVar("_DoneT")
 Launch = Callable[[list[list[str]]], list[BaseException | None]]
 
 
@@ -69,7 +70,9 @@ def sweep(
     if pending:
         from sppnet.experiment.network import check_geometry  # imports torch to check, so not before
 
-        _all_of(laid, made, lambda number: cells[number] in pending and check_geometry(cells[number].conf))
+        waiting = [cell for cell in cells if cell in pending]
+        places = [cell.cell for cell in waiting if cell.cell is not None]
+        _all_of(laid, places, lambda number: check_geometry(waiting[number].conf))
     if launch is None:
         for run in pending:
             require_device(run.given["trainer"]["accelerator"])
@@ -90,27 +93,30 @@ def sweep(
     _end(cells, errors)
 
 
-def _all_of(laid: layout.Layout, cells: Sequence[layout.Cell], do: Callable[[int], Any]) -> list[Any]:
+def _all_of(
+    laid: layout.Layout, cells: Sequence[layout.Cell], do: "Callable[[int], _DoneT]"
+) -> "list[_DoneT]":
     """Do something for every cell, given its place.
 
     Raises:
         ConfigError: Some cannot run; says how the others can.
     """
-    done, refused = [], []
+    done: list[_DoneT] = []
+    refused: list[tuple[layout.Cell, ConfigError]] = []
     for number, cell in enumerate(cells):
         try:
             done.append(do(number))
         except ConfigError as error:
             refused.append((cell, error))
-    if refused:
-        first, error = refused[0]
-        if not done:
-            raise error
-        raise ConfigError(
-            f"{error} (so says {first.row}, {first.column}; {len(refused)} of {len(cells)} cells cannot run: "
-            f"leave them out with {layout.skipping(laid, [cell for cell, _ in refused])})"
-        ) from error
-    return done
+    if not refused:
+        return done
+    first, cause = refused[0]
+    if not done:
+        raise cause
+    raise ConfigError(
+        f"{cause} (so says {first.row}, {first.column}; {len(refused)} of {len(cells)} cells cannot run: "
+        f"leave them out with {layout.skipping(laid, [cell for cell, _ in refused])})"
+    ) from cause
 
 
 def _print_plan(cells: Sequence[PlannedRun], pending: Sequence[PlannedRun]) -> None:

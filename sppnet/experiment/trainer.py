@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, WandbLogger
 
@@ -69,7 +69,12 @@ def _dashboard(take: Take) -> Iterator[Logger | None]:
     try:
         active = _start(take)
     except Exception as error:  # a mirror that cannot be set up must not cost the run
-        log.warning("dashboard left out: %s: %s", type(error).__name__, error)
+        said = (str(error).splitlines() or [""])[0]
+        log.warning(
+            "dashboard left out: %s: %s; is its extra installed, sppnet[tensorboard] for logger=tensorboard?",
+            type(error).__name__,
+            said,
+        )
         yield None
         return
     status = "failed"
@@ -95,8 +100,12 @@ def _start(take: Take) -> Logger:
         import os
 
         os.environ.setdefault("WANDB_SILENT", "true")
+        if take.plan.is_waited_for:  # an agent's id is that of a cell, once, and of no network
+            os.environ.pop("WANDB_RUN_ID", None)
+            os.environ.pop("WANDB_SWEEP_ID", None)
         named = {"id": take.plan.key[:8], "name": take.plan.label or take.path.name}
     logger: Logger = make(chosen, save_dir=str(take.path), **named)
+    getattr(logger, "_wandb_init", {}).pop("anonymous", None)  # which W&B warns of, though it is not set
     # What decides its result, with content in place of places: dashboards may be elsewhere.
     logger.log_hyperparams({"label": take.plan.label, **take.directory.read_config()["identity"]})
     return logger
