@@ -15,6 +15,7 @@ from hydra.errors import OverrideParseException
 
 from sppnet.errors import ConfigError
 from sppnet.experiment.contents import PATH_KEYS
+from sppnet.experiment.installation import conf_dir
 
 _CFG: Final = ("job", "hydra", "all")
 _INFO: Final = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -143,6 +144,8 @@ def quoted(override: str, *, is_swept: bool = True) -> str:
     spelt, equals, value = override.partition("=")
     if not equals:
         return override
+    if re.search(r"(^|,)null(,|$)", value) and (conf_dir() / spelt).is_dir():
+        raise ConfigError(f"{override}: choose an option of {spelt}; sppnet --help lists them")
     if is_path(spelt.lstrip("+~")):
         return f"{spelt}={_quoted_path(value, is_swept=is_swept)}"
     if re.search(r"""[][(){}'",]""", value):
@@ -165,13 +168,11 @@ def _quoted_path(value: str, *, is_swept: bool = True) -> str:
     if value[0] == "[" and value[-1] == "]":
         lists = re.split(r"\]\s*,\s*\[", value[1:-1])
         return ",".join(f"[{','.join(_quoted_parts(one))}]" for one in lists)
-    return ",".join(_quoted_parts(value)) if is_swept else in_quotes(value)
+    return ",".join(_quoted_parts(value)) if is_swept and "," in value else in_quotes(value)
 
 
 def _quoted_parts(text: str) -> Iterator[str]:
-    parts = _PART.findall(text)
-    for part in parts:
-        yield part if part[0] in "'\"" else in_quotes(part) if len(parts) == 1 else _quoted_path(part)
+    return (part if part[0] in "'\"" else _quoted_path(part) for part in _PART.findall(text))
 
 
 def in_quotes(text: str) -> str:

@@ -276,6 +276,10 @@ def _unknown_option(name: str, text: str) -> str:
         suggestion = did_you_mean(choice, options)
         return f"{group}={choice}: no such {group}{suggestion}; there are {', '.join(options)}"
     known = known_keys()
+    if name in known and isinstance(
+        OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), name), DictConfig
+    ):
+        return f"{name}: add to it key by key, +{name}.KEY=VALUE"
     if name in known:
         return f"{name}: not a key of the {name.partition('.')[0]} that is chosen, but of another one"
     return f"{name}: no such group or key{did_you_mean(name, known)}; sppnet --help lists the groups"

@@ -39,7 +39,10 @@ def _fields_of(record: type) -> "tuple[dict[str, dataclasses.Field[Any]], dict[s
 
 
 def _read_value(one: "dataclasses.Field[Any]", kind: Any, value: Any, path: str) -> Any:
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+    is_record = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    if value is None and (is_record or "records" in one.metadata) and "None" not in str(kind):
+        raise ConfigError(f"{path}=null: cannot be left out; choose an option, or leave it as it was")
+    if is_record:
         return _read(kind, value, f"{path}.")
     if rule := one.metadata.get("rule") or _rule_of(kind):
         ranges.check(rule, path, value)

@@ -132,6 +132,7 @@ class ViewConf(Record):
 class DataConf(Record):
     """Labelled images (§3.1); data sets have some of these."""
 
+    reader: dict[str, Any] = named()
     per_class: int | None = key(must.COUNT_OR_NONE)
     test_per_class: int | None = key(must.COUNT_OR_NONE)
     train_crop: Literal["random", "five"] = key()

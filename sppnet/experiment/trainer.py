@@ -116,6 +116,7 @@ def _quieten() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Our data is read in the training process on purpose when it fits into memory.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*configure_optimizers.*returned.*None.*")  # SVMs are solved
     # Ours writes checkpoints of its own into this directory.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")

@@ -89,7 +89,7 @@ MISTAKES = [
     (["data=folder", "data.root="], "data.root='': no path"),
     (["data=folder", "data.root=[x]"], "one path is wanted, not a list"),
     (["table.title=a(b)"], "goes between quotes: 'table.title="),
-    (["table.axes={backbone: zf5}"], "must be axes with a list of values each"),
+    (["++table.axes.backbone=zf5"], "must be axes with a list of values each"),
     (["table.skip=[zf5]"], "must be a list such as"),
     (["table.repeats=nothing"], "table.repeats=nothing: must be seed or split"),
     (["backbone=zf5,overfeat5", "table.curve=x"], "a curve needs columns that are numbers"),
