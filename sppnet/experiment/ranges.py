@@ -143,10 +143,8 @@ SKIP: Final = Rule(
     lambda value: all(map(_are_axes, value)), "a list such as [{backbone: [zf5], pyramid: [none, bins30]}]"
 )
 METRICS: Final = Rule(
-    lambda value: (
-        bool(value) and all(isinstance(one, Mapping) and {"key", "id", "label"} <= {*one} for one in value)
-    ),
-    "a list of metrics with key, id and label each, as in conf/config.yaml",
+    lambda value: all(isinstance(one, Mapping) and {"key", "id", "label"} <= {*one} for one in value),
+    "a list of metrics with key, id and label each, or [] for what the runs measure, as in conf/config.yaml",
 )
 SHARE: Final = Rule(lambda value: not isinstance(value, str) and 0 <= value < 1, "at least 0 and below 1")
 BETWEEN: Final = Rule(lambda value: 0 < value < 1, "between 0 and 1")
