@@ -10,7 +10,6 @@ from typing import final
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
 from sppnet.data.images import BadImageError, image_size, read_image, resize_short_side

@@ -150,7 +150,10 @@ def test_class_files_fix_the_classes_and_a_misspelt_object_is_unknown(devkit):
     for name in ("dog", "cat"):
         devkit.list_set("1 -1\n", f"{name}_trainval")
     devkit.list_set("1\n", "mini_trainval")  # an image set, not a class
-    with pytest.raises(DataError, match=r"(?s)classes: cat, dog\).*object 2: unknown class 'catt'"):
+    with pytest.raises(
+        DataError,
+        match=r"(?s)classes: cat, dog, by the names of the files \*_trainval.txt\).*object 2: unknown class 'catt'",
+    ):
         devkit.read()
 
 
@@ -190,15 +193,15 @@ def test_fractions_of_a_pixel_are_kept(annotation):
     [
         ({"box": (-4, 1, 30, 40)}, "box -4 1 30 40 is more than a pixel outside the image of 50 x 40"),
         ({"box": (1, 1, 1050, 40)}, "more than a pixel outside"),
-        ({"box": (30, 1, 11, 40)}, "box 30 1 11 40 is empty or inverted; expected xmin < xmax"),
-        ({"box": (11, 21, 30, 21)}, "empty or inverted"),
+        ({"box": (30, 1, 11, 40)}, "box 30 1 11 40 is empty or inverted; expected xmin <= xmax"),
+        ({"box": (11, 21, 30, 20)}, "empty or inverted"),
         ({"box": (51, 1, 51, 40)}, "empty or inverted"),
         ({"box": ("nan", 1, 30, 40)}, "bndbox/xmin is 'nan', expected a number"),
         ({"box": (1, "1e999", 30, 40)}, "bndbox/ymin is '1e999'"),
         ({"box": (1, 1, "left", 40)}, "bndbox/xmax is 'left'"),
         ({"box": (1, 1, 30, "")}, "bndbox/ymax is missing"),
         ({"name": ""}, "name is missing"),
-        ({"name": "../cat"}, "name is '../cat', expected a class"),
+        ({"name": "cat\u202e"}, "name is 'cat\\u202e', expected a class"),
         ({"difficult": "<difficult>2</difficult>"}, "difficult is '2', expected 0 or 1"),
     ],
 )
@@ -313,7 +316,7 @@ def test_what_is_no_image_is_named(devkit, content):
     devkit.add("1")
     (devkit.year / "JPEGImages" / "1.jpg").write_bytes(content)
     devkit.list_set("1")
-    with pytest.raises(DataError, match="1.jpg: not readable as an image"):
+    with pytest.raises(DataError, match="1.jpg: .*(not readable|not an image|empty)"):
         devkit.read()
 
 
@@ -333,7 +336,7 @@ def test_blank_lines_carriage_returns_and_a_byte_order_mark_are_no_problem(devki
 
 
 @pytest.mark.parametrize(
-    "line", ["../../etc/passwd", "/etc/passwd", "a/b", "C:\\a", "..", ".hidden", "1 -1", "a\0"]
+    "line", ["../../etc/passwd", "/etc/passwd", "a/../b", "C:\\a", "..", ".hidden", "a//b", "a\0"]
 )
 def test_a_path_is_not_an_image_id(devkit, line):
     devkit.add("1")
