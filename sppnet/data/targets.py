@@ -103,8 +103,8 @@ class VocTarget:
         presence = torch.cat([class_labels(trainval), class_labels(test)])
         if not (presence[is_test] < 0).any():
             raise DataError(
-                f"{self.root}: all images of {self.test_set} show every class ({', '.join(trainval.classes)}): "
-                f"no ranking could be wrong, so there is nothing to measure; add images without them"
+                f"{self.root}: all images of {self.test_set} show every class ({', '.join(trainval.classes)}): no "
+                f"ranking could be wrong, so there is nothing to measure; add images without them"
             )
         paths = tuple(image.path for image in images)
         return TargetImages(paths, presence, trainval.classes, is_test, is_upright=False)

@@ -173,7 +173,7 @@ def _read_ids(folder: Path, image_set: str) -> list[str]:
         if UNSAFE.search(image_id) or not _IMAGE_ID.fullmatch(image_id):
             problems.append(
                 f"{path}, line {number}: {image_id[:60]!r} is not an image id, such as 000005: the name of "
-                f"an image in JPEGImages without its ending, which is no hidden file and no path from elsewhere"
+                f"an image in JPEGImages without its ending, no hidden file and no path from elsewhere"
             )
         elif image_id in numbers:
             problems.append(f"{path}, line {number}: {image_id} again, first in line {numbers[image_id]}")
