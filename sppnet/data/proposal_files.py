@@ -51,16 +51,11 @@ class MatProposals:
         max_proposals: The first so many of an image are used.
     """
 
-<<<<<<< HEAD
     is_computed = False  # files know no other pictures
 
-    def __init__(self, *, paths: Sequence[str | Path], max_proposals: int) -> None:
-        self.paths = tuple(Path(path).expanduser() for path in paths)
-=======
     def __init__(self, *, paths: Sequence[str | Path] | str | Path, max_proposals: int) -> None:
         listed = [paths] if isinstance(paths, (str, Path)) else paths
         self.paths = tuple(Path(path).expanduser() for path in listed)
->>>>>>> 75366a5 (What a picture is, and which folders hold data, is decided in one place)
         self.max_proposals = max_proposals
 
     def read(self, images: Sequence[StoredImage], _proposals_of: object = None, /) -> Boxes:

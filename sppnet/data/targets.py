@@ -102,8 +102,9 @@ class VocTarget:
         is_test = torch.arange(len(images)) >= len(trainval.images)
         presence = torch.cat([class_labels(trainval), class_labels(test)])
         if not (presence[is_test] < 0).any():
+            shown = ", ".join(trainval.classes)
             raise DataError(
-                f"{self.root}: all images of {self.test_set} show every class ({', '.join(trainval.classes)}): no "
+                f"{self.root}: all images of {self.test_set} show every class ({shown}): no "
                 f"ranking could be wrong, so there is nothing to measure; add images without them"
             )
         paths = tuple(image.path for image in images)

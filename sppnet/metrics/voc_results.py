@@ -4,27 +4,16 @@
 pixels from 1; here pixels count from 0. "comp4": trained on more than VOC's images (ImageNet's).
 """
 
-<<<<<<< HEAD
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-
-from sppnet.artifacts import write_text
-from sppnet.errors import ConfigError
-=======
-import hashlib
-import itertools
-import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 from urllib.parse import quote
 
 import torch
 
-from sppnet.artifacts import write_atomic
->>>>>>> 75366a5 (What a picture is, and which folders hold data, is decided in one place)
+from sppnet.artifacts import write_text
 from sppnet.metrics.detection_ap import Detections
 
 _LONGEST_NAME: Final = 180  # bytes; file systems have 255
@@ -73,12 +62,6 @@ def write_results(
 
 
 def _result_file(folder: Path, image_set: str, class_name: str) -> Path:
-<<<<<<< HEAD
-    name = f"comp4_det_{image_set}_{class_name}.txt"
-    if Path(name).name != name or "\\" in name:
-        raise ConfigError(f"{name!r}: names of image sets and classes must not be paths; rename them")
-    return folder / name
-=======
     name = re.sub(r"[/\\%\0]", _escaped, class_name)
     if len(name.encode()) > _LONGEST_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -93,12 +76,3 @@ def _as_word(name: str) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     return quote(match[0], safe="")
-
-
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    def write(stream: BinaryIO) -> None:
-        while chunk := "".join(itertools.islice(lines, 10_000)):
-            stream.write(chunk.encode())
-
-    write_atomic(path, write)
->>>>>>> 75366a5 (What a picture is, and which folders hold data, is decided in one place)

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from sppnet.data.folder import FolderReader, list_classes
+from sppnet.data.image_store import verify
 from sppnet.data.images import BadImageError, image_size, read_image
 from sppnet.data.splits import ImageSet, Selection, require_classes
-from sppnet.data.verify import verify
 from sppnet.errors import DataError
 from tests.data.conftest import write_image
 
