@@ -1,5 +1,6 @@
 """What a picture is, which folders hold data, and which folders are no classes."""
 
+import itertools
 import os
 
 import pytest
@@ -12,12 +13,13 @@ from sppnet.data.splits import ImageSet, Selection, require_classes
 from sppnet.errors import DataError
 from tests.data.conftest import write_image
 
+GREY = itertools.cycle(range(250))
 ALL = Selection(per_class=2, test_per_class=None, val_fraction=0.0, split_seed=0)
 
 
 def a_class(folder, *names):
-    for number, name in enumerate(names):
-        write_image(folder / "x.png", number)
+    for name in names:
+        write_image(folder / "x.png", next(GREY))
         (folder / "x.png").rename(folder / name)
 
 
