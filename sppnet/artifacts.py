@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -141,8 +142,24 @@ def content_key(value: Any) -> str:
 
 def stable_seed(*parts: int | str) -> int:
     """A seed in [0, 2^63) made of numbers and names; the same in every process and Python version."""
-    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(
+        "\0".join(map(str, parts)).encode(errors="surrogateescape"), digest_size=8
+    ).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def regular(path: Path) -> Path:
+    """The path itself, of a file with an end; opening a pipe would wait for ever.
+
+    Raises:
+        OSError: It is something else, or is not there.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    return path
 
 
 def file_digest(path: Path) -> str:

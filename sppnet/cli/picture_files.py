@@ -3,15 +3,15 @@
 import glob
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count, takewhile
 from pathlib import Path
-from typing import NoReturn
 
+from sppnet.data.picture_files import ENDINGS, pictures_below, tell_left_out
 from sppnet.errors import ConfigError, DataError, ResourceError
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_LOSSY = (".jpg", ".jpeg")
+_LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
 _MAGIC = frozenset("*?[")
 
 
@@ -19,8 +19,8 @@ def find_pictures(words: Sequence[str], *, out: Path) -> list[Path]:
     """List the pictures that words of a command line name, in their order and each once.
 
     Args:
-        words: Files, whatever their endings; folders, searched with all below them for .jpg, .jpeg, .png,
-            .bmp and .webp, hidden ones aside; or patterns of these (*, ?, [...], ** for any folders).
+        words: Files, whatever their endings; folders, searched with all below them for what ends as a
+            picture, hidden ones aside; or patterns of these (*, ?, [...], ** for any folders).
         out: What lies in it is found only by a word that begins in it: else a second run would look at
             the pictures of the first.
 
@@ -113,12 +113,10 @@ def _files(path: Path, spared: Path | None) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    for folder, folders, names in os.walk(path, onerror=_refuse):
-        here = Path(folder)
-        folders[:] = sorted(name for name in folders if name[0] != "." and (here / name).resolve() != spared)
-        yield from (
-            here / name for name in sorted(names) if name[0] != "." and Path(name).suffix.lower() in _SUFFIXES
-        )
+    left_out: Counter[str] = Counter()
+    found = pictures_below(path, left_out, skip=lambda folder: Path(folder).resolve() == spared)
+    yield from (Path(entry.path) for entry in found)
+    tell_left_out(path, left_out)
 
 
 def _is_in(path: Path, folder: Path) -> bool:
@@ -126,13 +124,9 @@ def _is_in(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _refuse(error: OSError) -> NoReturn:
-    raise DataError(f"{error.filename}: cannot read the folder ({error.strerror}); change its permissions")
-
-
 def _nothing(begin: Path) -> str:
     """Say why a word gave no pictures."""
-    endings = ", ".join(_SUFFIXES)
+    endings = ", ".join(ENDINGS)
     if begin.is_dir():
         return f"no images there; expected files ending in {endings}, at any depth"
     return f"no such file or folder (looked in {Path.cwd()}); give images, folders or patterns of them"

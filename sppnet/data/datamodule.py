@@ -22,7 +22,7 @@ from sppnet.data.images import size_at
 from sppnet.data.records import ViewBatch
 from sppnet.data.sampling import BucketSampler, EpochSampler, TrainSampler
 from sppnet.data.sizes import BucketSizes, EpochSizes
-from sppnet.data.splits import ImageSplits, Reader, Selection
+from sppnet.data.splits import ImageSplits, Reader, Selection, require_classes
 from sppnet.data.transforms import ColourNoise, RegionTransform, Transform, WholeTransform
 from sppnet.errors import ConfigError
 from sppnet.models.views import CropView, View
@@ -93,7 +93,9 @@ class ImageDataModule(LightningDataModule):
     def splits(self) -> ImageSplits:
         """Which images train, validate and test; found on disk at first use."""
         root = None if self.root is None else Path(self.root).expanduser()
-        return self.reader.read(root, self._selection)
+        found = self.reader.read(root, self._selection)
+        require_classes(found.train)
+        return found
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -174,7 +176,8 @@ class ImageDataModule(LightningDataModule):
         Raises:
             DataError: The first 20 that cannot be used, and their number.
         """
-        return verify(self.splits, upright=self.upright, max_pixels=self.max_pixels)
+        paths = [path for images in self.splits for path in images.paths]
+        return verify(paths, upright=self.upright, max_pixels=self.max_pixels)
 
     def _transform(self) -> Transform:
         if isinstance(self.sizes, BucketSizes):

@@ -3,18 +3,25 @@
 import functools
 import logging
 import os
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, final
 
 from sppnet.artifacts import file_digest
+from sppnet.data.picture_files import ENDINGS, is_data, pictures_below, tell_left_out
 from sppnet.data.splits import ImageSet, ImageSplits, Selection, split_given, split_pool
 from sppnet.errors import DataError
 
-# What sppnet.data.images decodes; anything else in a class folder (thumbs, texts) is not an image.
-_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
-)
+# What the parts of a data set are called, in any case and with such words as in training_set around it.
+_SPLITS: Final = {
+    "train": ("train", "training", "trn", "trainval"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "eval", "evaluation"),
+}
+_PADDING: Final = re.compile(r"[\W\d_]|set|data|images?|imgs?|split|samples?")
 _MOST_COMPARED: Final = 20_000  # images that are looked through for copies: a second or two
 log = logging.getLogger(__name__)
 
@@ -23,6 +30,7 @@ log = logging.getLogger(__name__)
 class FolderReader:
     """Reads `root/<class>/*`, or `root/{train,test}/<class>/*` with a `val` folder if there is one.
 
+    The three may have other people's names too: Training, valid, test_set.
     Without a `test` folder, `val` holds the test images, as ImageNet's does.
     """
 
@@ -34,17 +42,21 @@ class FolderReader:
             ConfigError: `selection` does not fit the layout.
         """
         root = require_root(root, "root/<class>/*.jpg or root/{train,test}/<class>/*.jpg")
-        train, val, test = root / "train", root / "val", root / "test"
-        if not train.is_dir():
+        parts = _find_splits(root)
+        if not {"train", "test"} & parts.keys():
             return split_pool(list_classes(root), selection)
-        if not (val.is_dir() or test.is_dir()):
+        train, val, test = (parts.get(name) for name in _SPLITS)
+        if train is None or not (val or test):
             raise DataError(
-                f"{root}: has a folder train but neither test nor val; add one, "
-                f"or give {train} as data.root and set data.per_class"
+                f"{root}: has a folder {', '.join(sorted(path.name for path in parts.values()))} but "
+                f"{'no train' if train is None else 'neither test nor val'}; add one, or give "
+                f"{train or test} as data.root and set data.per_class"
             )
-        trained, tested = list_classes(train), list_classes(test if test.is_dir() else val)
+        if others := [name for name in _folders(root) if root / name not in parts.values()]:
+            log.warning("%s: left out beside the parts of the data set: %s", root, ", ".join(others))
+        trained, tested = list_classes(train), list_classes(test or val or root)
         _require_no_copies(trained, tested)
-        if not (val.is_dir() and test.is_dir()):
+        if not (val and test):
             return split_given(trained, tested, selection)
         # Images for validation are there: none are held out of the training images.
         splits = split_given(trained, tested, replace(selection, val_fraction=0.0))
@@ -100,31 +112,66 @@ def list_classes(folder: Path) -> ImageSet:
     """List `folder`'s images; every folder in it is a class, files may lie deeper.
 
     Raises:
-        DataError: No class folders, or one without images.
+        DataError: No class folders, one without images or with a name that is not UTF-8, pipes or devices
+            among the images; or folders that seem to be parts of a data set, not classes.
     """
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    classes = _folders(folder)
     if not classes:
         raise DataError(f"{folder}: no class folders; expected {folder}/<class>/<image>")
+    _refuse_splits(folder, classes)
     paths: list[Path] = []
     labels: list[int] = []
+    left_out: Counter[str] = Counter()
     for label, name in enumerate(classes):
-        found = _list_images(folder / name)
+        if not name.isprintable():
+            raise DataError(f"{folder}: the class folder {name!r} is not named in plain UTF-8; rename it")
+        found = list(pictures_below(folder / name, left_out))
         if not found:
             raise DataError(
-                f"{folder / name}: no images (files ending in {', '.join(sorted(_EXTENSIONS))}); "
+                f"{folder / name}: no images (files ending in {', '.join(ENDINGS)}"
+                f"{f'; there are {left_out.total()} others' if left_out else ''}); "
                 f"add some, or remove the folder"
             )
-        paths.extend(found)
+        if strange := [entry.path for entry in found if not entry.is_file()]:
+            raise DataError(f"{strange[0]}: a link to nothing, a pipe or a device, no image; remove it")
+        paths.extend(Path(entry.path) for entry in found)
         labels.extend([label] * len(found))
+    tell_left_out(folder, left_out)
     return ImageSet(tuple(paths), tuple(labels), tuple(classes))
 
 
-def _list_images(folder: Path) -> list[Path]:
-    """All image files below `folder`, hidden ones aside, in an order that is the same everywhere."""
-    found = [
-        os.path.join(directory, name)  # noqa: PTH118 - a Path per directory entry takes minutes on ImageNet
-        for directory, _, names in os.walk(folder)
-        for name in names
-        if name[0] != "." and os.path.splitext(name)[1].lower() in _EXTENSIONS  # noqa: PTH122 - as above
-    ]
-    return [Path(name) for name in sorted(found)]
+def _folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder that may be data."""
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if is_data(entry.name) and entry.is_dir())
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot read the folder ({error.strerror}); change its permissions"
+        ) from error
+
+
+def _find_splits(root: Path) -> dict[str, Path]:
+    """The folders that hold class folders and are called train, val or test, or what others call these."""
+    parts: dict[str, Path] = {}
+    for name in _folders(root):
+        word = _PADDING.sub("", name.casefold())
+        split = next((split for split, words in _SPLITS.items() if word in words), None)
+        if split is None or not _folders(root / name):
+            continue
+        if split in parts:
+            raise DataError(f"{root}: both {parts[split].name} and {name} seem to be {split}; keep one")
+        parts[split] = root / name
+    return parts
+
+
+def _refuse_splits(folder: Path, classes: Sequence[str]) -> None:
+    """Refuse "classes" that are parts of a data set: by their names, or by equal folders in all."""
+    below = [set(_folders(folder / name)) for name in classes]
+    shared = set.intersection(*below) if len(classes) > 1 else set()
+    named = sorted(path.name for path in _find_splits(folder).values())
+    if len(named) > 1 or shared:
+        holding = f", which all hold {', '.join(sorted(shared)[:3])}" if shared else ""
+        raise DataError(
+            f"{folder}: are {', '.join((named if len(named) > 1 else classes)[:5])}{holding}, parts of a "
+            f"data set and not classes? Call them train, val and test for data=folder, or give one of them"
+        )

@@ -4,16 +4,15 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
-from sppnet.data.images import BadImageError, image_size, read_image, resize_short_side
+from sppnet.data.images import BadImageError, image_kind, image_size, read_image, resize_short_side
 from sppnet.data.splits import ImageSet
 from sppnet.errors import DataError
 from sppnet.progress_bar import map_in_threads
@@ -103,8 +102,8 @@ class ImageStore:
         return int(len(self) * 3 * self._short_side**2 * mean_aspect)
 
 
-def verify(image_sets: Iterable[ImageSet], *, upright: bool, max_pixels: int) -> Counter[str]:
-    """Decode every image once.
+def verify(paths: Sequence[Path], *, upright: bool, max_pixels: int) -> Counter[str]:
+    """Decode every image once, and compare its size with its header's.
 
     Returns:
         How many files there are of each kind, e.g. {"JPEG RGB": 9000, "JPEG CMYK": 2}.
@@ -112,14 +111,14 @@ def verify(image_sets: Iterable[ImageSet], *, upright: bool, max_pixels: int) ->
     Raises:
         DataError: Some cannot be used: the first 20 with path and reason, and the total.
     """
-    paths = [path for images in image_sets for path in images.paths]
 
     def check(path: Path) -> tuple[str, str]:
         """Kind of one file, and what is wrong with it."""
         try:
-            read_image(path, upright=upright, max_pixels=max_pixels)
-            with Image.open(path) as image:
-                return f"{image.format} {image.mode}", ""
+            size = read_image(path, upright=upright, max_pixels=max_pixels).size
+            if size != (said := image_size(path, upright=upright, max_pixels=max_pixels)):
+                raise BadImageError(f"{path}: {size} pixels, but its header says {said}; save it again")
+            return image_kind(path), ""
         except BadImageError as error:
             return "", str(error)
 

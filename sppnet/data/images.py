@@ -10,23 +10,38 @@ What each kind of file becomes:
 - 32-bit integers beyond 16 bits and floating point: refused, their range is unknown.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.nn import functional
 
+from sppnet.artifacts import regular
+from sppnet.data.picture_files import FORMATS
 from sppnet.errors import DataError
 
-# Decoders of raster images only: Pillow would also start Ghostscript for a PostScript file named .jpg.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-# With its short side at 256 such an image is 4096 long; a 5000 x 1 picture would become 1.3 million.
-_MAX_ASPECT = 16
-_FIRST_TURNED = 5  # EXIF orientations 5 to 8 swap width and height
+# At the largest scale of §4.1, a short side of 1200, such an image has the 50 megapixels that may be decoded.
+_MAX_ASPECT = 34
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation; another one is none
+_FIRST_SWAPPING = 5  # width and height
+# What ISO media and others begin with, of pictures that are not decoded here.
+_OTHER_KINDS = {b"ftypavi": "AVIF", b"ftyphe": "HEIC", b"ftypmif": "HEIC", b"ftypms": "HEIC",
+    b"JXL ": "JPEG XL", b"\xff\x0a": "JPEG XL", b"jP  ": "JPEG 2000", b"8BPS": "Photoshop", b"%PDF": "PDF",
+    b"<svg": "SVG", b"FUJIFILM": "raw", b"qoif": "QOI", b"\x00\x00\x01\x00": "ICO"}  # fmt: skip
 
 
 @final
@@ -43,7 +58,7 @@ def read_image(path: Path, *, upright: bool, max_pixels: int) -> Image.Image:
     """Decode an image file, whatever its name says, to 8-bit RGB.
 
     Args:
-        path: JPEG, PNG, BMP, GIF, TIFF, WebP or PPM.
+        path: JPEG, MPO, PNG, BMP, GIF, TIFF, WebP or PPM.
         upright: Turn the image as its EXIF orientation asks; False keeps the stored orientation, to
             which annotated boxes refer.
         max_pixels: A larger image is refused before it is decoded.
@@ -52,11 +67,20 @@ def read_image(path: Path, *, upright: bool, max_pixels: int) -> Image.Image:
         BadImageError: Missing, empty, not an image, truncated, too large, too long and narrow, or of
             a kind without a defined conversion.
     """
+    with _opened(path, max_pixels) as image:
+        orientation = _orientation(image) if upright else 1
+        image.load()
+        turn = _TURNS.get(orientation)
+        return _to_rgb(image if turn is None else image.transpose(turn))
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int | None) -> Iterator[Image.Image]:
+    """An image whose header is read; whatever goes wrong with it names the file."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(regular(path), formats=FORMATS) as image:
             _check_size(path, image.size, max_pixels)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+            yield image
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -92,27 +116,43 @@ def size_at(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return max(1, round(width * short_side / shorter)), max(1, round(height * short_side / shorter))
 
 
-def image_size(path: Path, *, upright: bool, max_pixels: int) -> tuple[int, int]:
+def image_size(path: Path, *, upright: bool, max_pixels: int | None) -> tuple[int, int]:
     """Width and height of an image as `read_image` would return it, from the file's header alone.
 
     Raises:
         BadImageError: As `read_image`, but for what only decoding finds.
     """
+    with _opened(path, max_pixels) as image:
+        is_swapped = upright and _orientation(image) >= _FIRST_SWAPPING
+        return (image.height, image.width) if is_swapped else image.size
+
+
+def image_kind(path: Path) -> str:
+    """Format and mode of an image, such as "JPEG CMYK".
+
+    Raises:
+        BadImageError: As `image_size`.
+    """
+    with _opened(path, None) as image:
+        return f"{image.format} {image.mode}"
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; what cannot be read, or is no orientation, is none: 1."""
+    if image.format == "TIFF":  # Pillow turns these itself, their size in the header too
+        return 1
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            _check_size(path, image.size, max_pixels)
-            is_turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_TURNED
-            return (image.height, image.width) if is_turned else image.size
-    except BadImageError:
-        raise
-    except Exception as error:  # as in read_image
-        raise BadImageError(f"{path}: {_diagnose(path, error)}") from error
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if found in _TURNS else 1
+    # Other people's metadata raises nearly anything; the pixels do not depend on it.
+    except Exception:
+        return 1
 
 
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+def _check_size(path: Path, size: tuple[int, int], max_pixels: int | None) -> None:
     """Refuse what would take much memory, here or once its short side is resized."""
     width, height = size
-    if width * height > max_pixels:
+    if max_pixels is not None and width * height > max_pixels:
         raise BadImageError(
             f"{path}: {width} x {height} pixels are more than data_loading.max_pixels={max_pixels}: "
             f"shrink or remove the file, or raise the limit"
@@ -147,15 +187,19 @@ def _scale_to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(values / 257).astype(np.uint8))
 
 
-def _diagnose(path: Path, error: Exception) -> str:
+def _diagnose(path: Path, error: Exception) -> str:  # noqa: PLR0911 - one a cause
     """Say what was found instead of an image, and what to do."""
-    if not path.is_file():
+    if not path.exists():
         return f"no such file ({error}); restore it, or remove it from the list that names it"
+    if isinstance(error, PermissionError) or not path.is_file():
+        return f"{getattr(error, 'strerror', '') or error}; expected an image that may be read"
     num_bytes = path.stat().st_size
     if num_bytes == 0:
         return "the file is empty (0 bytes); copy or download it again"
     with path.open("rb") as stream:
         head = stream.read(12)
+    if kind := next((kind for magic, kind in _OTHER_KINDS.items() if magic in head), ""):
+        return f"not readable as an image here: {kind}; convert it to JPEG or PNG"
     if head.lstrip()[:1] == b"<":
         return f"a web page or XML ({num_bytes} bytes, starts {head!r}), not an image; download it again"
     return (

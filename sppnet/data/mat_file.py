@@ -26,7 +26,10 @@ _NUMBER_TYPES = {
     **{7: "f4", 9: "f8", 12: "i8", 13: "u8"},
 }
 _TEXT_TYPES = {1: "ascii", 2: "ascii", 4: "utf-16", 16: "utf-8", 17: "utf-16"}
-_MOST_BYTES: Final = 2**31  # of a variable, in these versions of the format
+# Published files hold a variable in a quarter of its bytes; a bomb inflates to a thousand times its own.
+_MOST_INFLATED: Final = 30
+_SMALL: Final = 64 << 20  # bytes, however well they are packed
+_MOST_PARTS: Final = 1_000_000  # entries of a cell; all of ILSVRC has half of it
 
 
 class _Element(NamedTuple):
@@ -94,11 +97,13 @@ def _inflate(element: _Element, order: str) -> _Element:
         return element
     unpacker = zlib.decompressobj()
     try:
-        data = unpacker.decompress(element.body, _MOST_BYTES)
+        data = unpacker.decompress(element.body, max(_MOST_INFLATED * len(element.body), _SMALL))
     except zlib.error as error:
         raise ValueError(str(error)) from error
     if not unpacker.eof:
-        raise ValueError("a compressed variable without its end")
+        raise ValueError(
+            f"a compressed variable without its end, or {_MOST_INFLATED} times larger than in the file"
+        )
     return next(_elements(memoryview(data), order), _Element(0, memoryview(b"")))
 
 
@@ -114,7 +119,10 @@ def _to_array(element: _Element, order: str) -> _Array:
         raise ValueError("an array without flags, sizes and name")
     flags = struct.unpack_from(f"{order}I", head[0])[0]
     sizes = struct.unpack(f"{order}{len(head[1]) // 4}i", head[1])
-    return _Array(flags & 0xFF, sizes, bytes(head[2]).decode("latin-1"), tuple(parts))
+    entries = tuple(islice(parts, _MOST_PARTS + 1))
+    if len(entries) > _MOST_PARTS:
+        raise ValueError(f"an array of more than {_MOST_PARTS} entries")
+    return _Array(flags & 0xFF, sizes, bytes(head[2]).decode("latin-1"), entries)
 
 
 def _to_value(array: _Array, order: str) -> Cell:

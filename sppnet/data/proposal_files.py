@@ -12,9 +12,10 @@ from typing import Protocol, final, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
+from sppnet.artifacts import regular
+from sppnet.data.images import image_size
 from sppnet.data.mat_file import Cell, read_cells
 from sppnet.errors import ArtifactError, DataError
 
@@ -23,6 +24,7 @@ _HDF5_MAGIC = b"MATLAB 7.3 MAT-file"
 # Formats that may hold Python objects: pickles (also inside zip and NumPy files).
 _PYTHON_MAGIC = (b"\x80", b"PK", b"\x93NUMPY", b"(", b"c", b"]", b"}")
 _NUM_LISTED = 5
+_MOST_BOXES = 1_000_000  # of an image; published files have a few thousand
 Boxes = list[Float[Tensor, "_ 4"]]  # x1 y1 x2 y2 of every image
 log = logging.getLogger(__name__)
 
@@ -45,14 +47,15 @@ class MatProposals:
     """Proposals that somebody has computed.
 
     Args:
-        paths: .mat files that together have all images: trainval, test.
+        paths: .mat files that together have all images: trainval, test; or the only one.
         max_proposals: The first so many of an image are used.
     """
 
     is_computed = False  # files know no other pictures
 
-    def __init__(self, *, paths: Sequence[str | Path], max_proposals: int) -> None:
-        self.paths = tuple(Path(path).expanduser() for path in paths)
+    def __init__(self, *, paths: Sequence[str | Path] | str | Path, max_proposals: int) -> None:
+        listed = [paths] if isinstance(paths, (str, Path)) else paths
+        self.paths = tuple(Path(path).expanduser() for path in listed)
         self.max_proposals = max_proposals
 
     def read(self, images: Sequence[StoredImage], _proposals_of: object = None, /) -> Boxes:
@@ -108,6 +111,7 @@ def _pick(known: dict[str, Tensor], image_ids: Sequence[str], files: str) -> lis
 
 def _read_all(path: Path) -> dict[str, Tensor]:
     """Read every image's boxes."""
+    path = Path(path)
     _require_matlab(path)
     try:
         content = read_cells(path, ["images", "boxes"])
@@ -133,7 +137,7 @@ def _read_all(path: Path) -> dict[str, Tensor]:
 def _require_matlab(path: Path) -> None:
     """Refuse every other format by its first bytes."""
     try:
-        with path.open("rb") as stream:
+        with regular(path).open("rb") as stream:
             head = stream.read(128)
     except OSError as error:
         raise DataError(f"{path}: cannot read ({error.strerror or error}); check proposals.paths") from error
@@ -152,6 +156,8 @@ def _to_boxes(path: Path, image_id: str, cell: Cell) -> Tensor:
         found = f"{cell!r:.40}" if isinstance(cell, str) else f"a matrix {cell.shape}"
         raise DataError(f"{path}: image {image_id}: boxes are {found}; expected n x 4 numbers")
     matrix = cell.reshape(-1, 4)
+    if len(matrix) > _MOST_BOXES:
+        raise DataError(f"{path}: image {image_id} has {len(matrix)} boxes; expected up to {_MOST_BOXES}")
     boxes = matrix[:, [1, 0, 3, 2]].astype(np.float64) - 1
     good = (
         np.isfinite(boxes).all(axis=1) & (boxes[:, :2] <= boxes[:, 2:]).all(axis=1) & (boxes >= 0).all(axis=1)
@@ -169,11 +175,7 @@ def _require_inside(image: StoredImage, boxes: Tensor, files: str) -> None:
     """Boxes that end outside belong to another image of that name, or to a resized copy."""
     if not len(boxes):
         return
-    try:
-        with Image.open(image.path) as opened:
-            size = opened.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{image.path}: not readable as an image ({error})") from error
+    size = image_size(image.path, upright=False, max_pixels=None)
     right, bottom = boxes[:, 2].max().item(), boxes[:, 3].max().item()
     if right >= size[0] or bottom >= size[1]:
         raise DataError(

@@ -105,5 +105,6 @@ class BucketSizes:
 
 
 def _require_sizes(sizes: Sequence[int]) -> None:
-    if not sizes or min(sizes) < 1:
-        raise ConfigError(f"train_sizes.sizes={list(sizes)} must name at least one side of 1 pixel or more")
+    listed = list(sizes) if isinstance(sizes, Sequence) else [sizes]
+    if not listed or sizes != listed or any(size != int(size) or size < 1 for size in listed):
+        raise ConfigError(f"train_sizes.sizes={sizes} must list one or more whole sides of 1 pixel or more")

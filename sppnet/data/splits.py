@@ -118,6 +118,21 @@ def split_pool(pool: ImageSet, selection: Selection) -> ImageSplits:
     return _hold_out(train, _select(pool, selection, part_to_test), selection)
 
 
+def require_classes(images: ImageSet) -> ImageSet:
+    """The images themselves, if there is something to tell apart.
+
+    Raises:
+        DataError: They are of one class.
+    """
+    if len(images.classes) < 2:
+        place = images.paths[0].parent if images.paths else ""
+        raise DataError(
+            f"only one class, {images.classes[0]} ({place}): a classifier needs two or more; is data.root "
+            f"(or paths.data) one folder too high, or too deep?"
+        )
+    return images
+
+
 def _hold_out(train: ImageSet, test: ImageSet, selection: Selection) -> ImageSplits:
     """Take the validation images out of the training images, never out of the test images."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sppnet.artifacts import stable_seed
 from sppnet.data.shapes import build_shapes, default_root
-from sppnet.data.splits import ImageSet
+from sppnet.data.splits import ImageSet, require_classes
 from sppnet.data.voc2007 import AnnotatedImages, class_labels, read_voc, require_apart
 from sppnet.errors import ConfigError, DataError
 
@@ -96,11 +96,17 @@ class VocTarget:
         return trainval, test
 
     def read(self) -> TargetImages:
-        """List trainval, then test."""
+        """List trainval, then test; DataError where no test image lacks a class."""
         trainval, test = self.read_boxes()
         images = [*trainval.images, *test.images]
         is_test = torch.arange(len(images)) >= len(trainval.images)
         presence = torch.cat([class_labels(trainval), class_labels(test)])
+        if not (presence[is_test] < 0).any():
+            shown = ", ".join(trainval.classes)
+            raise DataError(
+                f"{self.root}: all images of {self.test_set} show every class ({shown}): no "
+                f"ranking could be wrong, so there is nothing to measure; add images without them"
+            )
         paths = tuple(image.path for image in images)
         return TargetImages(paths, presence, trainval.classes, is_test, is_upright=False)
 
@@ -158,7 +164,9 @@ class PoolTarget:
 
     def read(self) -> TargetImages:
         """List all images."""
-        images = self.reader.pool(None if self.root is None else Path(self.root).expanduser())
+        images = require_classes(
+            self.reader.pool(None if self.root is None else Path(self.root).expanduser())
+        )
         presence = torch.full((len(images.paths), len(images.classes)), -1, dtype=torch.int8)
         presence[torch.arange(len(images.labels)), torch.tensor(images.labels)] = 1
         return TargetImages(images.paths, presence, images.classes, None, is_upright=True)

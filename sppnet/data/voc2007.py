@@ -4,6 +4,8 @@ Whatever is in that layout can be read, other years and other classes too. Every
 checked, together with the size in its image's header, before anything is computed from the first.
 """
 
+import codecs
+import glob
 import logging
 import os
 import re
@@ -13,11 +15,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Int8
-from PIL import Image
 from torch import Tensor
 
+from sppnet.artifacts import regular
 from sppnet.data.folder import require_root
-from sppnet.data.voc_annotation import Annotation, BadAnnotationError, read_annotation
+from sppnet.data.images import image_size
+from sppnet.data.picture_files import ENDINGS, files_below
+from sppnet.data.voc_annotation import UNSAFE, Annotation, BadAnnotationError, read_annotation
 from sppnet.errors import ConfigError, DataError
 
 VOC_CLASSES = (
@@ -27,11 +31,13 @@ VOC_CLASSES = (
 )
 _LAYOUT = "VOCdevkit/VOC2007/{Annotations,ImageSets/Main,JPEGImages}"
 _FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
-_IMAGE_FORMATS = ("JPEG", "PNG")
-_SUFFIXES = (".jpg", ".jpeg", ".png")  # the first one wins
 _IMAGE_SET = re.compile(r"\w[\w-]*")
-# An id becomes part of paths and a word of the devkit's result files.
-_IMAGE_ID = re.compile(r"\w[\w.-]{0,99}")
+# What a line may hold beside an id: the label in a class's own list, the folder, the ending.
+_LABEL = re.compile(r"(?<=\S)\s+(-1|0|1)$")
+_FOLDER = re.compile(r"^(.*/)?JPEGImages/")
+_ENDING = re.compile(rf"({'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
+# An id becomes part of paths.
+_IMAGE_ID = re.compile(r"(?!.*(^|/)[./])(?!.*\\)(?!.:)[^/].*")
 _NUM_LISTED = 20
 log = logging.getLogger(__name__)
 
@@ -83,9 +89,7 @@ def read_voc(
         try:
             annotation = read_annotation(folder / "Annotations" / f"{image_id}.xml")
             if image_id not in files:
-                raise DataError(
-                    f"{folder / 'JPEGImages' / image_id}.jpg: no such file, but {image_set} names it"
-                )
+                raise DataError(_missing(folder / "JPEGImages" / image_id, image_set))
             _check_size(files[image_id], annotation)
             annotation = _finer(annotation) if is_finer else annotation
             found.append((image_id, files[image_id], annotation))
@@ -95,9 +99,10 @@ def read_voc(
             problems.append(str(error))
     listed = [] if is_finer else _list_classes(folder, image_set)
     names = tuple(classes or listed or _name_classes(found))
+    source = "" if classes or not listed else f", by the names of the files *_{image_set}.txt"
     problems.extend(_unknown_classes(folder, found, names))
     among = f"{len(image_ids)} images of {folder / 'ImageSets' / 'Main' / image_set}.txt"
-    _raise_any(problems, f"{among} (classes: {', '.join(names)})")
+    _raise_any(problems, f"{among} (classes: {', '.join(names)}{source})" if found else among)
     _warn(among, [annotation for _, _, annotation in found])
     return AnnotatedImages(tuple(_to_record(*one, names) for one in found), names)
 
@@ -152,7 +157,9 @@ def _read_ids(folder: Path, image_set: str) -> list[str]:
         raise ConfigError(f"image set {image_set!r}: expected the name of one, such as trainval or test")
     path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = regular(path).read_bytes()
+        is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        lines = content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         others = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt") if "_" not in file.stem))
         reason = getattr(error, "strerror", None) or error
@@ -160,11 +167,14 @@ def _read_ids(folder: Path, image_set: str) -> list[str]:
     numbers: dict[str, int] = {}
     problems: list[str] = []
     for number, line in enumerate(lines, start=1):
-        image_id = line.strip()
+        image_id = _to_id(line.strip(), folder / "Annotations")
         if not image_id:
             continue
-        if not _IMAGE_ID.fullmatch(image_id):
-            problems.append(f"{path}, line {number}: {image_id[:60]!r} is not an image id, such as 000005")
+        if UNSAFE.search(image_id) or not _IMAGE_ID.fullmatch(image_id):
+            problems.append(
+                f"{path}, line {number}: {image_id[:60]!r} is not an image id, such as 000005: the name of "
+                f"an image in JPEGImages without its ending, no hidden file and no path from elsewhere"
+            )
         elif image_id in numbers:
             problems.append(f"{path}, line {number}: {image_id} again, first in line {numbers[image_id]}")
         numbers.setdefault(image_id, number)
@@ -175,23 +185,34 @@ def _read_ids(folder: Path, image_set: str) -> list[str]:
 
 
 def _list_images(folder: Path) -> dict[str, Path]:
-    """Find the image file of every id."""
-    found: dict[str, Path] = {}
-    with os.scandir(folder) as entries:
-        files = [Path(entry.path) for entry in entries]
-    for suffix in reversed(_SUFFIXES):
-        found.update({file.stem: file for file in files if file.suffix.lower() == suffix})
-    return found
+    """Find the image file of every id; of several the one whose ending comes first."""
+    files: dict[str, dict[str, Path]] = {ending: {} for ending in reversed(ENDINGS)}
+    for entry in files_below(folder):
+        stem, ending = os.path.splitext(entry.path[len(str(folder)) + 1 :])  # noqa: PTH122 - many files
+        if ending.lower() in files:
+            files[ending.lower()][stem] = Path(entry.path)
+    return {image_id: path for of_ending in files.values() for image_id, path in of_ending.items()}
+
+
+def _missing(path: Path, image_set: str) -> str:
+    """Say that an id has no image, and what is there instead."""
+    others = sorted(file.name for file in path.parent.glob(f"{glob.escape(path.name)}.*"))
+    there = f"; {', '.join(others)} is of a kind that is not read: convert it" if others else ""
+    return f"{path}.jpg: no such file, but {image_set} names it{there}"
+
+
+def _to_id(line: str, annotations: Path) -> str:
+    """The id in a line that may hold more: a label behind it, JPEGImages/ before it, the file's ending."""
+    for part in (_LABEL, _FOLDER, _ENDING):
+        if UNSAFE.search(line) or os.path.lexists(annotations / f"{line}.xml"):
+            break
+        line = part.sub("", line)
+    return line
 
 
 def _check_size(path: Path, annotation: Annotation) -> None:
     """Compare with the header: boxes refer to the pixels as stored, whatever EXIF says."""
-    try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as image:
-            size = image.size
-    # Decoders of foreign bytes raise nearly anything; whatever it is, this file is the cause.
-    except Exception as error:
-        raise DataError(f"{path}: not readable as an image ({error}); copy or extract it again") from error
+    size = image_size(path, upright=False, max_pixels=None)
     if size != (annotation.width, annotation.height):
         raise DataError(
             f"{path}: {size[0]} x {size[1]} pixels, but its annotation says "
@@ -204,8 +225,8 @@ def _list_classes(folder: Path, image_set: str) -> list[str]:
     ending = f"_{image_set}"
     names: list[str] = []
     for path in (folder / "ImageSets" / "Main").glob(f"*{ending}.txt"):
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            if len(next(lines, "").split()) == 2:
+        with regular(path).open(encoding="utf-8", errors="replace") as lines:
+            if _LABEL.search(next(filter(str.strip, lines), "").strip()):
                 names.append(path.stem.removesuffix(ending))
     return sorted(names)
 

@@ -10,13 +10,19 @@ from typing import NamedTuple, final
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from sppnet.artifacts import regular
 from sppnet.errors import DataError
 
 # VOC's own have some kilobytes and a depth of 5 (a corner of the box of a part of an object).
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 64
-# Class names become parts of file names (comp4_det_test_<class>.txt).
-_CLASS_NAME = re.compile(r"\w[\w .+-]{0,63}")
+# Control characters, ends of lines, and what turns the direction of text: nothing that a terminal would obey.
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST_NAME = 200
+_DIFFICULT = {
+    **dict.fromkeys(("", "0", "0.0", "false", "no", "unspecified", "unknown"), False),
+    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
+}
 
 Box = tuple[float, float, float, float]
 
@@ -59,8 +65,8 @@ def read_annotation(path: Path) -> Annotation:
 
     Raises:
         BadAnnotationError: Missing, no XML, more than 1 MiB, nested deeper than 64, with a document type;
-            no image size; or objects without a name or a box, with a box that is empty, inverted or
-            further outside, with a `difficult` other than 0 or 1.
+            no image size; or objects without a name or a box, with a box that is inverted or
+            further outside, with a `difficult` that says neither yes nor no.
     """
     try:
         root = _parse(path)
@@ -89,7 +95,7 @@ def read_annotation(path: Path) -> Annotation:
 def _parse(path: Path) -> ElementTree.Element:
     """Parse with the limits above; without a document type there are no entities to expand or to fetch."""
     try:
-        with path.open("rb") as stream:
+        with regular(path).open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from error
@@ -120,9 +126,11 @@ def _parse(path: Path) -> ElementTree.Element:
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = refuse_doctype
     try:
-        parser.Parse(content, True)
+        parser.Parse(content.lstrip(b" \t\r\n"), True)
     except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding nobody knows
-        raise ValueError(f"not readable as XML ({error}); copy or extract it again") from error
+        raise ValueError(
+            f"not readable as XML ({error}); mend that line (& is written &amp;, < is &lt;) or copy it again"
+        ) from error
     root = builder.close()
     if root.tag != "annotation":
         raise ValueError(f"<{root.tag[:40]}> instead of <annotation>: not an annotation of VOC's format")
@@ -138,16 +146,18 @@ def _read_size(root: ElementTree.Element, side: str) -> int:
 
 def _read_name(entry: ElementTree.Element, tag: str) -> str:
     name = (entry.findtext(tag) or "").strip()
-    if not _CLASS_NAME.fullmatch(name):
-        raise ValueError(f"{tag} is {_show(name)}, expected a class (letters, digits, spaces, . + - _)")
+    if not name or len(name) > _LONGEST_NAME or UNSAFE.search(name):
+        raise ValueError(
+            f"{tag} is {_show(name)}, expected a class: up to {_LONGEST_NAME} visible characters"
+        )
     return name
 
 
 def _read_difficult(entry: ElementTree.Element) -> bool:
-    text = (entry.findtext("difficult") or "0").strip()
-    if text not in ("0", "1"):
+    text = (entry.findtext("difficult") or "").strip()
+    if text.lower() not in _DIFFICULT:
         raise ValueError(f"difficult is {_show(text)}, expected 0 or 1")
-    return text == "1"
+    return _DIFFICULT[text.lower()]
 
 
 def _read_box(entry: ElementTree.Element) -> Box:
@@ -167,14 +177,14 @@ def _read_corner(entry: ElementTree.Element, corner: str) -> float:
 
 
 def _clip(box: Box, width: int, height: int) -> Box:
-    """Clip what is up to one pixel outside; refuse what is further out or holds nothing."""
+    """Clip what is up to one pixel outside; refuse what is further out or inverted (one pixel: x1 = x2)."""
     x1, y1, x2, y2 = box
     shown = f"box {x1 + 1:g} {y1 + 1:g} {x2 + 1:g} {y2 + 1:g}"
     if min(x1, y1) < -1 or x2 > width or y2 > height:
         raise ValueError(f"{shown} is more than a pixel outside the image of {width} x {height}")
     clipped = max(x1, 0.0), max(y1, 0.0), min(x2, width - 1.0), min(y2, height - 1.0)
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise ValueError(f"{shown} is empty or inverted; expected xmin < xmax and ymin < ymax")
+    if clipped[2] < clipped[0] or clipped[3] < clipped[1]:
+        raise ValueError(f"{shown} is empty or inverted; expected xmin <= xmax and ymin <= ymax")
     return clipped
 
 

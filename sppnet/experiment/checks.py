@@ -52,10 +52,10 @@ def check_data(data: Mapping[str, Any]) -> None:
     """
     if not isinstance(data["colour"], Mapping):
         raise ConfigError(f"data.colour={data['colour']}: choose data/colour=imagenet or data/colour=none")
-    _check_root(data, "data.root")
+    check_root(data, "data.root")
 
 
-def _check_root(part: Mapping[str, Any], key: str) -> None:
+def check_root(part: Mapping[str, Any], key: str) -> None:
     """Check the folder of a data set.
 
     Args:
@@ -131,7 +131,7 @@ def _check_target(conf: Conf) -> None:
     asked = conf.target.get("facts", {}).get("root", "")
     of_paths = getattr(conf.paths, asked.removeprefix("paths."), None) if asked.startswith("paths.") else None
     is_asked = of_paths is not None and of_paths == conf.target.get("root")
-    _check_root(conf.target, asked if is_asked else "target.root")
+    check_root(conf.target, asked if is_asked else "target.root")
 
 
 def _check_transfer(conf: Conf) -> None:
@@ -214,7 +214,8 @@ def _check_learning(conf: Conf) -> None:
 
 def _files(source: Mapping[str, Any]) -> Iterator[str]:
     """The files that a source of proposals reads, or those of its parts."""
-    yield from source.get("paths", ())
+    paths = source.get("paths", ())
+    yield from [paths] if isinstance(paths, str) else paths
     for part in source.get("sources", {}).values():
         yield from _files(part)
 

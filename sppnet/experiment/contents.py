@@ -5,7 +5,6 @@ Up to a few gigabytes every file is read once, and its digest kept with its size
 names and sizes count, which is said where the run's provenance is.
 """
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
 from sppnet.artifacts import content_key, file_digest, lock_file, read_json, remove_temporaries, write_json
+from sppnet.data.picture_files import files_below
 from sppnet.errors import ArtifactError, DataError
 
 _MOST_BYTES: Final = (
@@ -89,7 +89,7 @@ class Contents:
         place = next((root / part for part in parts if (root / part).exists()), root)
         known = (str(place.resolve()), tuple(parts))
         if known not in self._found:
-            files = sorted(_listed(place.resolve(), "", frozenset()))
+            files = sorted(_listed(place.resolve()))
             num_bytes = sum(file.num_bytes for file in files)
             described: list[Any] = [[file.name, file.num_bytes] for file in files]
             by = "names and sizes"
@@ -141,22 +141,11 @@ def _read(notes: Path) -> dict[str, Any]:
     return {name: note for name, note in known.items() if isinstance(note, list) and len(note) == _NOTED}
 
 
-def _listed(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[_File]:
-    """Every file below a folder, links followed (but not in circles); hidden ones left out."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot list ({error.strerror or error}); restore the folder") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _listed(Path(entry.path), f"{prefix}{entry.name}/", above | {real})
-        elif entry.is_file():
-            yield _looked_at(Path(entry.path), prefix + entry.name)
+def _listed(folder: Path) -> Iterator[_File]:
+    """Every file below a folder that may be data."""
+    for entry in files_below(folder):
+        if entry.is_file():
+            yield _looked_at(Path(entry.path), entry.path[len(str(folder)) :].lstrip("/"))
 
 
 def _looked_at(path: Path, name: str) -> _File:

@@ -4,14 +4,19 @@
 pixels from 1; here pixels count from 0. "comp4": trained on more than VOC's images (ImageNet's).
 """
 
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
+from urllib.parse import quote
 
 import torch
 
 from sppnet.artifacts import write_text
-from sppnet.errors import ConfigError
 from sppnet.metrics.detection_ap import Detections
+
+_LONGEST_NAME: Final = 180  # bytes; file systems have 255
 
 
 def write_results(
@@ -27,19 +32,17 @@ def write_results(
     Args:
         folder: The devkit's `results/VOC2007/Main`, or any other.
         image_set: test, for the numbers of the paper.
-        image_ids: The images, such as 000001.
-        classes: Names of the labels.
+        image_ids: The images, such as 000001; spaces in them are written %20.
+        classes: Names of the labels; in names of files / is written %2F, and long ones end in a digest.
         detections: Those of every image.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: A name would be a path or several words.
         ResourceError: A file cannot be written.
     """
-    if wrong := [name for name in image_ids if len(name.split()) != 1]:
-        raise ConfigError(f"image id {wrong[0]!r} has spaces or is empty; the devkit reads it as one word")
+    words = [_as_word(name) for name in image_ids]
     lengths = torch.tensor([len(one.scores) for one in detections])
     image_of = torch.repeat_interleave(torch.arange(len(image_ids)), lengths)
     labels = torch.cat([torch.empty(0, dtype=torch.long), *(one.labels.cpu().long() for one in detections)])
@@ -51,7 +54,7 @@ def write_results(
         columns = (image_of[rows].tolist(), scores[rows].tolist(), boxes[rows].tolist())
         # Nine digits give a float32 back, fifteen a float32 to which 1 was added.
         lines = (
-            f"{image_ids[image]} {score:.9g} {x1:.15g} {y1:.15g} {x2:.15g} {y2:.15g}\n"
+            f"{words[image]} {score:.9g} {x1:.15g} {y1:.15g} {x2:.15g} {y2:.15g}\n"
             for image, score, (x1, y1, x2, y2) in zip(*columns, strict=True)
         )
         write_text(path, "".join(lines))
@@ -59,7 +62,17 @@ def write_results(
 
 
 def _result_file(folder: Path, image_set: str, class_name: str) -> Path:
-    name = f"comp4_det_{image_set}_{class_name}.txt"
-    if Path(name).name != name or "\\" in name:
-        raise ConfigError(f"{name!r}: names of image sets and classes must not be paths; rename them")
-    return folder / name
+    name = re.sub(r"[/\\%\0]", _escaped, class_name)
+    if len(name.encode()) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest}"
+    return folder / f"comp4_det_{image_set}_{name}.txt"
+
+
+def _as_word(name: str) -> str:
+    """One word that is only this name's: the devkit splits lines at spaces."""
+    return re.sub(r"[\s%]", _escaped, name)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return quote(match[0], safe="")

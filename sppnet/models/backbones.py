@@ -18,7 +18,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from sppnet.errors import ConfigError
 from sppnet.models.trunk import Backbone, close_matches
-from sppnet.models.weights import read_tensors, require_same_keys
+from sppnet.models.weights import read_tensors, require_same_keys, without_prefix
 from sppnet.ops.lrn import LocalResponseNorm, WithinChannelNorm
 
 __all__ = ["Backbone", "LayeredBackbone", "TorchvisionBackbone"]
@@ -192,12 +192,17 @@ def _built(name: str, model: str, weights: str | None) -> tuple[Sequence[float],
     if weights not in names:
         raise ConfigError(
             f"backbone {name}: {weights!r} is neither a .safetensors file nor weights of {model}, "
-            f"which are {', '.join(names)}{close_matches(weights, names)}"
+            f"which are {', '.join(names)}{close_matches(weights, names)}{_CONVERT if '.' in weights else ''}"
         )
     chosen = choices[weights]
     preset = chosen.transforms()
     whole = torchvision.models.get_model(model, weights=chosen)
     return [255 * value for value in preset.mean], [255 * value for value in preset.std], whole
+
+
+_CONVERT = """; a PyTorch file is converted once, by
+    weights = torch.load(FILE, weights_only=True, map_location="cpu")
+    safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, "weights.safetensors")"""
 
 
 def _is_file(weights: str) -> bool:
@@ -237,7 +242,8 @@ def _load_trunk(path: Path, trunk: nn.Module, whole: nn.Module) -> None:
     """Fill the trunk from a file with the whole model's keys."""
     wanted = trunk.state_dict()
     head = whole.state_dict().keys() - wanted.keys()
-    found = {key: value for key, value in read_tensors(path).items() if key not in head}
+    stored = without_prefix(read_tensors(path), whole.state_dict())
+    found = {key: value for key, value in stored.items() if key not in head}
     # BatchNorm's step counter is not a weight; converters leave it out.
     for key in wanted.keys() - found.keys():
         if key.endswith("num_batches_tracked"):

@@ -9,7 +9,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from sppnet.artifacts import digest_matches, write_atomic, write_named_by_digest
+from sppnet.artifacts import digest_matches, regular, write_atomic, write_named_by_digest
 from sppnet.errors import ArtifactError
 
 _MOST_NAMES = 8
@@ -68,9 +68,20 @@ def load_weights(net: nn.Module, path: Path) -> None:
     Raises:
         ArtifactError: The file is missing or damaged, or its keys or shapes are not the net's.
     """
-    found = read_tensors(path)
-    require_same_keys(path, found, net.state_dict())
+    wanted = net.state_dict()
+    found = without_prefix(read_tensors(path), wanted)
+    require_same_keys(path, found, wanted)
     net.load_state_dict(found)
+
+
+def without_prefix(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop what stands before every key: DataParallel's module., a LightningModule's model., backbone."""
+    end = next(iter(wanted))
+    for key in found:
+        prefix = key.removesuffix(end)
+        if prefix != key and prefix.endswith(".") and all(name.startswith(prefix) for name in found):
+            return {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -80,7 +91,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ArtifactError: The file is missing or damaged.
     """
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(regular(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file; give the path of a .safetensors file") from error
     except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
@@ -91,10 +102,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def require_same_keys(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Compare a file's tensors with a net's, by name and shape.
+    """Compare a file's tensors with a net's, by name, shape and kind of number.
 
     Raises:
-        ArtifactError: They differ; the message lists what is missing, unexpected and of another shape.
+        ArtifactError: They differ; the message lists what is missing, unexpected and of another shape. Or
+            numbers are complex or whole where the net's are real, or NaN or infinite.
     """
     missing = sorted(wanted.keys() - found.keys())
     unexpected = sorted(found.keys() - wanted.keys())
@@ -104,6 +116,7 @@ def require_same_keys(path: Path, found: Mapping[str, Tensor], wanted: Mapping[s
         if found[key].shape != wanted[key].shape
     ]
     if not (missing or unexpected or mismatched):
+        _require_numbers(path, found, wanted)
         return
     columns = [("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)]
     cells = [[f"{title} ({len(names)})", *_shortened(names)] for title, names in columns]
@@ -113,9 +126,26 @@ def require_same_keys(path: Path, found: Mapping[str, Tensor], wanted: Mapping[s
         for row in zip_longest(*cells, fillvalue="")
     ]
     table = "\n  ".join(rows)
-    raise ArtifactError(
-        f"{path}: these weights belong to another net; build the net they were saved from\n  {table}"
+    inside = sorted(
+        {key.removesuffix(name) for key in unexpected for name in missing if key.endswith(f".{name}")}
     )
+    advice = (
+        f"some keys fit behind {inside[0]!r}; save only those, without it"
+        if inside
+        else "these weights belong to another net; build the net they were saved from"
+    )
+    raise ArtifactError(f"{path}: {advice}\n  {table}")
+
+
+def _require_numbers(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for key, value in found.items():
+        if value.is_floating_point() != wanted[key].is_floating_point() or value.is_complex():
+            raise ArtifactError(
+                f"{path}: {key} holds {value.dtype} where the net has {wanted[key].dtype}; save weights as "
+                f"real numbers (quantised ones are not read)"
+            )
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise ArtifactError(f"{path}: {key} holds NaN or infinite numbers; save sound weights again")
 
 
 def _shortened(names: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from sppnet.errors import ConfigError
 from sppnet.metrics.detection_ap import Detections
 from sppnet.metrics.voc_results import write_results
 
@@ -69,12 +68,24 @@ def test_what_was_written_is_read_to_the_last_bit(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("name", ["../cat", "a/b", "a\\b"])
-def test_a_class_cannot_write_elsewhere(tmp_path, name):
-    with pytest.raises(ConfigError, match="must not be paths"):
-        write(tmp_path, FEW, classes=(name, "dog"))
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("../cat", "..%2Fcat"), ("a\\b", "a%5Cb"), ("nut & bolt's", "nut & bolt's"), ("50%", "50%25")],
+)
+def test_a_class_of_any_name_has_a_file_in_the_folder(tmp_path, name, file):
+    written = write(tmp_path, FEW, classes=(name, "dog"))
+    assert written[0] == tmp_path / f"comp4_det_test_{file}.txt"
+    assert written[0].is_file()
 
 
-def test_an_image_id_is_one_word(tmp_path):
-    with pytest.raises(ConfigError, match="'a b' has spaces"):
-        write(tmp_path, FEW, image_ids=("a b", "c", "d"))
+def test_names_that_are_too_long_for_a_file_stay_different(tmp_path):
+    first, second = write(tmp_path, FEW, classes=("🍎" * 100 + "a", "🍎" * 100 + "b"))
+    assert first != second
+    assert first.is_file()
+
+
+def test_an_image_id_with_spaces_is_one_word(tmp_path):
+    written = write(tmp_path, FEW, image_ids=("photo (0) 1%", "c", "d"))
+    assert {line.split()[0] for file in written for line in file.read_text().splitlines()} <= {
+        "photo%20(0)%201%25", "c", "d"
+    }  # fmt: skip

@@ -48,3 +48,34 @@ def test_a_file_cut_short_is_refused_by_name(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"none.safetensors: no such file"):
         load_weights(nn.Linear(2, 3), tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "model.module."])
+def test_a_prefix_that_all_keys_share_is_dropped(tmp_path, prefix):
+    net = nn.Linear(2, 3)
+    save_tensors({prefix + key: value for key, value in net.state_dict().items()}, tmp_path / "w.safetensors")
+    other = nn.Linear(2, 3)
+    load_weights(other, tmp_path / "w.safetensors")
+    assert torch.equal(other.weight, net.weight)
+
+
+def test_keys_behind_a_prefix_among_others_are_pointed_at(tmp_path):
+    state = {f"backbone.{key}": value for key, value in nn.Linear(2, 3).state_dict().items()}
+    save_tensors({**state, "loss.weight": torch.ones(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ArtifactError, match="some keys fit behind 'backbone.'"):
+        load_weights(nn.Linear(2, 3), tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        (torch.ones(3, 2, dtype=torch.complex64), "torch.complex64"),
+        (torch.ones(3, 2, dtype=torch.int8), "torch.int8"),
+        (torch.full((3, 2), float("nan")), "NaN"),
+        (torch.full((3, 2), float("inf")), "infinite"),
+    ],
+)
+def test_weights_are_sound_real_numbers(tmp_path, weight, said):
+    save_tensors({"weight": weight, "bias": torch.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(ArtifactError, match=f"weight holds .*{said}"):
+        load_weights(nn.Linear(2, 3), tmp_path / "w.safetensors")
