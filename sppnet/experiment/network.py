@@ -92,8 +92,8 @@ def load_network(path: Path) -> TrainedNetwork:
     """
     from sppnet.models.weights import load_weights
 
-    conf = architecture(path)
     with reading(path):
+        conf = architecture(path)
         classes: list[str] = read_json(path / "classes.json")
         net = build_net(conf, num_classes=len(classes))
         load_weights(net, path / "model.safetensors")
