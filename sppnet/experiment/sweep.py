@@ -75,7 +75,7 @@ def sweep(
         _all_of(laid, places, lambda number: check_geometry(waiting[number].conf))
     if launch is None:
         for run in pending:
-            require_device(run.given["trainer"]["accelerator"])
+            require_device(run.given["trainer"].get("accelerator", "cpu"))  # proposals need none
     if conf.plan:
         _print_plan(cells, pending)
         return

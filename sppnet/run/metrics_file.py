@@ -57,6 +57,10 @@ class MetricsFile(Callback):
             return
         written = self._written()
         write_atomic(self.path, lambda stream: stream.write(written))
+        # A dashboard's second part takes the place of its first when it is synchronised: it has to be whole.
+        for row in map(json.loads, written.splitlines()):
+            for logger in trainer.loggers:
+                logger.log_metrics({key: float(value) for key, value in row.items()}, step=row["step"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
