@@ -1,11 +1,18 @@
 """`sppnet status`: how far every run of a table is."""
 
 import argparse
+import contextlib
 import itertools
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
+from sppnet.artifacts import read_json
 from sppnet.cli.report import add_table_arguments
+from sppnet.errors import ArtifactError
+from sppnet.run.directory import PROGRESS
+from sppnet.tables.escape import clean
 from sppnet.tables.results import read_table, table_directories
 from sppnet.tables.table import Run, Table
 
@@ -61,6 +68,23 @@ def _lines(table: Table) -> Iterator[_Line]:
 
 
 def _line(run: Run, cell: str) -> _Line:
-    seconds = "-" if run.seconds is None else f"{run.seconds:.1f} s"
-    said = run.error or (f"stale: {run.first_change}" if run.changes else "")
+    spent = run.seconds or 0.0
+    if run.state == "running" and run.started:
+        spent += time.time() - run.started
+    seconds = "-" if run.seconds is None else f"{spent:.1f} s"
+    said = _progress(run) or run.error or (f"stale: {run.first_change}" if run.changes else "")
     return run.state, seconds, cell, f"{run.directory}" + (f"  {said}" if said else "")
+
+
+def _progress(run: Run) -> str:
+    """How far a run is, at what rate, and how long it will take; nothing of one that does not run."""
+    if run.state != "running":
+        return ""
+    with contextlib.suppress(ArtifactError, KeyError, TypeError, ValueError):
+        step = read_json(run.directory / PROGRESS)
+        left = (
+            f", about {timedelta(seconds=round(step['seconds_left']))} left" if step["seconds_left"] else ""
+        )
+        text = f"{step['stage']} {step['completed']}/{step['total']} {step['detail']}".rstrip()
+        return clean(f"{text}, {step['rate']:.2g} a second{left}")
+    return ""

@@ -36,7 +36,11 @@ def train(take: Take) -> Outcome:
         began = time.perf_counter()
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         seconds = time.perf_counter() - began
-    metrics = {"train/seconds": round(seconds, 3), "train/steps": trainer.global_step}
+    metrics = {
+        "train/num_images": len(data.splits.train.paths),
+        "train/seconds": round(seconds, 3),
+        "train/steps": trainer.global_step,
+    }
     return _kept(take, net, data, metrics)
 
 
@@ -48,7 +52,6 @@ def begin(take: Take) -> Outcome:
 
 def _kept(take: Take, net: "SppNet", data: "ImageDataModule", measured: dict[str, float]) -> Outcome:
     metrics = {
-        "train/num_images": len(data.splits.train.paths),
         "num_parameters": sum(parameter.numel() for parameter in net.parameters()),
         **measured,
     }

@@ -19,7 +19,7 @@ from sppnet.experiment.reading import leaves, read_conf
 from sppnet.experiment.stages import STAGES, Stage
 from sppnet.experiment.take import RunPlan, Take
 from sppnet.run.allocator import freed_memory_kept
-from sppnet.run.directory import PROVENANCE, RunDirectory
+from sppnet.run.directory import PROGRESS, PROVENANCE, RunDirectory
 from sppnet.run.interrupts import Interrupted, Interruption
 from sppnet.sources import code_of, module_of
 
@@ -51,7 +51,7 @@ def run_in(path: Path, *, report: "Report") -> None:
         elif not directory.is_complete:
             given = {key: value for key, value in config.items() if key not in ("run", "identity")}
             code = _entries(plan, config["identity"])
-            _run_held(Take(plan, read_conf(given), directory, interruption, report), code)
+            _run_held(Take(plan, read_conf(given), directory, interruption, directory.noting(report)), code)
 
 
 def read_plan(directory: RunDirectory) -> tuple[RunPlan, dict[str, Any]]:
@@ -105,8 +105,8 @@ def _run_held(take: Take, code: Sequence[str]) -> None:
             ) from error
         raise
     directory.write_status("complete", about=about, started=started, error=None)
-    for checkpoint in directory.path.glob("checkpoint-*"):
-        checkpoint.unlink()  # the result has the weights; the optimiser's state has served
+    for checkpoint in (*directory.path.glob("checkpoint-*"), directory.path / PROGRESS):
+        checkpoint.unlink(missing_ok=True)  # the result has the weights; the optimiser's state has served
     interruption.raise_if_requested()  # too late for this run, in time for the next
 
 

@@ -198,6 +198,7 @@ def _words(
     network = next((run.readable for role, run in below if role == "network"), "")
     words = {
         **composed.choices,
+        **({"pyramid": f"bins{sum(n**2 for n in conf.pyramid.levels)}"} if conf.pyramid.any_size else {}),
         "seed": conf.seed,
         "network": network,
         "target": target["name"] if target else "",

@@ -6,8 +6,10 @@ from typing import Final, Self, final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 _LINE_EVERY_SECONDS: Final = 30.0
+_WIDE: Final = 100  # columns with room for a bar
 
 
 @final
@@ -24,12 +26,17 @@ class SweepView:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.total, self.done = total, done
         self.is_shown = is_shown
+        # What is long gives way: names and details end in an ellipsis, clocks stay whole.
+        name = Column(no_wrap=True, overflow="ellipsis", ratio=2)
+        detail = Column(no_wrap=True, overflow="ellipsis", ratio=3)
+        clock = Column(no_wrap=True, min_width=7)
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=name),
+            *([BarColumn(bar_width=12)] if self.console.width >= _WIDE else []),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}", table_column=detail),
+            TimeElapsedColumn(table_column=clock),
+            TimeRemainingColumn(table_column=clock),
+            expand=True,
             console=self.console,
             transient=True,
             disable=not (is_shown and self.console.is_terminal),

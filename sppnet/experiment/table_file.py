@@ -64,11 +64,12 @@ def _measured(measures: Mapping[str, list[Any]], cells: Sequence[PlannedRun]) ->
 
 
 def _data(conf: Conf) -> str:
-    """Name the images behind the numbers: those that test and, if others, those that trained."""
-    if conf.target is None:
-        return str(conf.data["name"])
-    name = str(conf.target["name"])
-    return f"{name} (networks trained on {conf.data['name']})" if conf.trained else name
+    """Name the images behind the numbers: those that test, others that trained, weights."""
+    name = str((conf.target or conf.data)["name"])
+    how = [f"networks trained on {conf.data['name']}"] if conf.target and conf.trained else []
+    if weights := conf.backbone.get("weights"):
+        how.append(f"networks with weights {Path(weights).name}")
+    return f"{name} ({', '.join(how)})" if how else name
 
 
 def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:

@@ -31,12 +31,14 @@ from sppnet.artifacts import (
 from sppnet.errors import ArtifactError, ResourceError
 
 PROVENANCE: Final = "provenance.json"
+PROGRESS: Final = "progress.json"
 _CONFIG: Final = "config.yaml"
 _SEAL: Final = "sha256: "
 _MARKER: Final = "COMPLETE"
 _MAX_SLUG: Final = 80
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is tens of times as fast
 _WAIT_SECONDS: Final = 1.0
+_NOTE_SECONDS: Final = 5.0
 
 
 def slug(text: str) -> str:
@@ -183,6 +185,24 @@ class RunDirectory:
             return spent if 0 <= spent < float("inf") else 0.0
         except (ArtifactError, KeyError, TypeError, ValueError):
             return 0.0
+
+    def noting(self, report: Callable[[Any], None]) -> Callable[[Any], None]:
+        """A report of steps (run/progress.py) that is kept every few seconds, too, for `sppnet status`."""
+        began: dict[str, tuple[float, int]] = {}
+        noted = 0.0
+
+        def both(step: Any) -> None:
+            nonlocal noted
+            now = time.time()
+            first, done = began.setdefault(step.stage, (now, step.completed))
+            if now - noted > _NOTE_SECONDS:
+                noted = now
+                rate = (step.completed - done) / (now - first) if now > first else 0.0
+                left = (step.total - step.completed) / rate if rate > 0 else None
+                write_json(self.path / PROGRESS, {**step._asdict(), "rate": rate, "seconds_left": left})
+            report(step)
+
+        return both
 
     def write_complete(self, metrics: Mapping[str, float], *, files: tuple[str, ...]) -> None:
         """Write the metrics, then the marker that vouches for them and for `files`."""

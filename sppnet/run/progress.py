@@ -49,7 +49,8 @@ class CellProgress(Callback):
         """One batch further."""
         is_image = isinstance(batch, ImageBatch)
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        detail = f"{epoch}, {batch.size} px" if is_image else "steps"
+        loss = f"loss {float(outputs['loss']):.3g}"
+        detail = f"{epoch}, {batch.size} px, {loss}" if is_image else f"steps, {loss}"
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         self.report(Step("training", trainer.global_step, total, detail))
 
