@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from commands import Command
 from omegaconf import OmegaConf
 
 os.environ.setdefault("WANDB_MODE", "offline")
+# Whoever runs the tests under nohup must not make them deaf.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from sppnet.cli.main import run
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from sppnet.artifacts import read_json
+from sppnet.artifacts import read_json, write_marker
 from sppnet.errors import ConfigError
 from sppnet.experiment.execution import run_in
 from sppnet.experiment.stages import STAGES, Need, Stage
@@ -40,7 +40,7 @@ def test_a_stage_is_added_by_one_function_and_one_row(sppnet, tmp_path: Path, ti
     assert read_json(run / "metrics.json") == {"census/num_images": 30}
     assert set(read_json(run / "COMPLETE")["files"]) == {"metrics.json", "provenance.json", "counted.txt"}
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert set(config) == {"run", "identity", "data", "data_loading", "paths", "logger", "trainer"}
+    assert set(config) == {"run", "identity", "data", "data_loading", "paths", "logger", "trainer", "sha256"}
     marked = (run / "COMPLETE").stat().st_mtime_ns
     assert sppnet(*tiny, *ONE, "training.learning_rate=0.003") == 0  # which it does not read
     assert (run / "COMPLETE").stat().st_mtime_ns == marked
@@ -100,6 +100,7 @@ def spoil_code(run: Path, module: str) -> None:
     text = json.dumps(made, indent=1) + "\n"
     assert len(text) == (run / "provenance.json").stat().st_size
     (run / "provenance.json").write_text(text)
+    write_marker(run / "COMPLETE", {name: run / name for name in read_json(run / "COMPLETE")["files"]})
 
 
 def test_a_finished_run_of_other_code_is_used_marked_and_made_again_when_asked(
@@ -107,8 +108,8 @@ def test_a_finished_run_of_other_code_is_used_marked_and_made_again_when_asked(
 ):
     assert sppnet(*tiny, *ONE) == 0
     network, cell = only(tmp_path / "runs" / "networks"), only(tmp_path / "runs" / "single")
-    marks = [(run / "COMPLETE").stat().st_mtime_ns for run in (network, cell)]
     spoil_code(network, "sppnet.models.backbones")
+    marks = [(run / "COMPLETE").stat().st_mtime_ns for run in (network, cell)]
     capfd.readouterr()
     assert sppnet(*tiny, *ONE) == 0
     printed = capfd.readouterr().out
