@@ -13,10 +13,11 @@ from commands import Command
 from omegaconf import OmegaConf
 
 os.environ.setdefault("WANDB_MODE", "offline")
-# Whoever runs the tests under nohup must not make them deaf.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from sppnet.cli.main import run
+
+# Whoever runs the tests under nohup must not make them deaf.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 Sppnet = Callable[..., int]
 Start = Callable[..., Command]
