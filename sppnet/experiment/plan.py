@@ -221,13 +221,21 @@ def _by_role(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def built_on(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
     """All runs that others stand on, directly or through others, each once and behind what it stands on."""
+    return in_order((one for run in runs for one in run.after), lambda run: True)
+
+
+def in_order(runs: Iterable[PlannedRun], is_wanted: Callable[[PlannedRun], bool]) -> list[PlannedRun]:
+    """Runs that are wanted and what these stand on, each once and behind what it stands on.
+
+    Nothing is looked at below what is not wanted.
+    """
     ordered: dict[Path, PlannedRun] = {}
 
     def visit(run: PlannedRun) -> None:
-        for one in run.after:
-            if one.directory.path not in ordered:
+        if run.directory.path not in ordered and is_wanted(run):
+            for one in run.after:
                 visit(one)
-                ordered[one.directory.path] = one
+            ordered[run.directory.path] = run
 
     for run in runs:
         visit(run)

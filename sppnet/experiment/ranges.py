@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, dataclass_transform
 
 from omegaconf import MISSING
 
@@ -26,18 +26,6 @@ class Rule(NamedTuple):
     expected: str
 
 
-class Record:
-    """Keys of the configuration as attributes; in what a stage is given, those that its row declares."""
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(
-                f"{type(self).__name__}.{name} is not among what this stage reads: declare it in the stage's "
-                f"row (sppnet/experiment/stages.py), so that it counts for the run's key"
-            )
-
-
 def key(rule: Rule | None = None, *, default: Any = MISSING, role: Role = "decides") -> Any:
     """A key of the configuration; its value stands in conf/.
 
@@ -57,9 +45,23 @@ def part(record: type, *, role: Role = "decides") -> Any:
 
 def named(*records: type, role: Role = "decides") -> Any:
     """A part that names its own class, whose keys are checked where a record has them; or a record."""
-    return dataclasses.field(
-        default_factory=lambda: MISSING, metadata={"records": records, "is_open": True, "role": role}
-    )
+    return dataclasses.field(default_factory=lambda: MISSING, metadata={"records": records, "role": role})
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(key, part, named))
+class Record:
+    """Keys of the configuration as attributes; in what a stage is given, those that its row declares."""
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(kw_only=True)(cls)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is not among what this stage reads: declare it in the stage's "
+                f"row (sppnet/experiment/stages.py), so that it counts for the run's key"
+            )
 
 
 def check(rule: Rule, name: str, value: Any) -> None:

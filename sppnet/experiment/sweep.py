@@ -21,7 +21,7 @@ from sppnet.experiment import layout
 from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.contents import Contents
 from sppnet.experiment.installation import device_of, require_device, usable_cores
-from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_differ
+from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_differ, in_order
 from sppnet.experiment.reading import deciding, narrowed, read_conf
 from sppnet.experiment.runners import Ended, Here, Launched, RunError, run_all
 from sppnet.experiment.stages import read_by_tables_of
@@ -153,17 +153,7 @@ def _pending(cells: Sequence[PlannedRun], *, reruns_stale: bool) -> list[Planned
             print(f"damaged: {damage}; the run is made again", file=sys.stderr)
         elif reruns_stale and run.directory.is_complete and changes_since(run.directory.path):
             run.directory.reopen()
-    ordered: dict[Path, PlannedRun] = {}
-
-    def visit(run: PlannedRun) -> None:
-        if not run.directory.is_complete and run.directory.path not in ordered:
-            for one in run.after:
-                visit(one)
-            ordered[run.directory.path] = run
-
-    for run in [*damaged, *cells]:
-        visit(run)
-    return list(ordered.values())
+    return in_order([*damaged, *cells], lambda run: not run.directory.is_complete)
 
 
 def _run(
@@ -178,7 +168,8 @@ def _run(
     if not pending:
         return {}
     done = sum(cell.directory.is_complete for cell in cells)
-    with SweepView(total=len(cells), done=done, is_shown=is_shown) as view:
+    view = SweepView(total=len(cells), done=done, is_shown=is_shown)
+    with view.bars:
 
         def on_step(run: PlannedRun, step: dict[str, Any]) -> None:
             view.update(run.plan.label, step["stage"], step["completed"], step["total"], step["detail"])
