@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -166,14 +166,6 @@ def file_digest(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_marker(path: Path, files: Mapping[str, Path]) -> None:
-    """Write a completion marker that vouches for `files` (name -> path) by size and digest."""
-    entries = {
-        name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()
-    }
-    write_json(path, {"files": entries})
 
 
 def damage_behind(marker: Path) -> str | None:
