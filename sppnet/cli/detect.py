@@ -21,8 +21,6 @@ from sppnet.run.interrupts import Interruption
 from sppnet.tables.escape import clean
 
 if TYPE_CHECKING:  # import torch
-    from PIL import Image
-
     from sppnet.experiment.trained_detector import LoadedDetector
     from sppnet.figures.detections import NamedDetection
 
@@ -134,10 +132,9 @@ def _run(jobs: _Jobs, detector: "LoadedDetector", arguments: argparse.Namespace,
     began = time.perf_counter()
     outcomes: list[_Outcome] = []
     interruption = Interruption()
-    num_jobs = min(arguments.jobs or os.cpu_count() or 1, len(jobs))
     try:
         with interruption.listen():
-            for outcome in _detect_all(jobs, detector, arguments, interruption, num_jobs):
+            for outcome in _detect_all(jobs, detector, arguments, interruption):
                 outcomes.append(outcome)
                 _tell(outcome, arguments.score_above)
     finally:
@@ -155,17 +152,14 @@ def _run(jobs: _Jobs, detector: "LoadedDetector", arguments: argparse.Namespace,
 
 
 def _detect_all(
-    jobs: _Jobs,
-    detector: "LoadedDetector",
-    arguments: argparse.Namespace,
-    interruption: Interruption,
-    num_jobs: int,
+    jobs: _Jobs, detector: "LoadedDetector", arguments: argparse.Namespace, interruption: Interruption
 ) -> Iterator[_Outcome]:
     """Several pictures at a time, told in their order; none is begun after an interruption."""
     import torch
 
     # Threads: Pillow, OpenCV, torch and our kernels let others run, and the network is in memory once.
     # Scores depend on the threads of a convolution in their sixth digit.
+    num_jobs = min(arguments.jobs or os.cpu_count() or 1, len(jobs))
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // num_jobs))
 
@@ -194,17 +188,13 @@ def _detect_one(
         return _Outcome(file, (0, 0), [], time.perf_counter() - began, str(error))
     if drawn_to is not None:
         drawn = draw_detections(image, detections, detector.classes, show_above=arguments.score_above)
-        _write_picture(drawn_to, drawn)
+        form, options = ("JPEG", _JPEG) if drawn_to.suffix == ".jpg" else ("PNG", {})
+        # The colour profile was that of the file's pixels before they became RGB.
+        write_atomic(drawn_to, lambda stream: drawn.save(stream, form, icc_profile=None, **options))
     every = name_detections(detections, detector.classes, score_above=-math.inf)
     found = [one for one in every if one.score > arguments.score_above]
     best = f" (the best: {every[0].name} {every[0].score:.2f})" if every else ""
     return _Outcome(file, image.size, found, time.perf_counter() - began, best=best)
-
-
-def _write_picture(path: Path, picture: "Image.Image") -> None:
-    form, options = ("JPEG", _JPEG) if path.suffix == ".jpg" else ("PNG", {})
-    # The colour profile was that of the file's pixels before they became RGB.
-    write_atomic(path, lambda stream: picture.save(stream, form, icc_profile=None, **options))
 
 
 def _tell(outcome: _Outcome, score_above: float) -> None:

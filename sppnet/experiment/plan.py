@@ -58,11 +58,6 @@ class PlannedRun:
         """Its directory from `paths.runs` on: networks/<name>."""
         return f"{self.directory.path.parent.name}/{self.directory.path.name}"
 
-    @property
-    def readable(self) -> str:
-        """Its name without the key."""
-        return self.directory.path.name.rpartition("-")[0]
-
 
 class _Composed(NamedTuple):
     """A cell's configuration."""
@@ -195,7 +190,8 @@ def _words(
 ) -> dict[str, Any]:
     """What names of directories are made of."""
     conf, target = composed.conf, composed.conf.target
-    network = next((run.readable for role, run in below if role == "network"), "")
+    networks = (run.directory.path.name for role, run in below if role == "network")
+    network = next(networks, "").rpartition("-")[0]  # without the key
     words = {
         **composed.choices,
         **({"pyramid": f"bins{sum(n**2 for n in conf.pyramid.levels)}"} if conf.pyramid.any_size else {}),
