@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -168,14 +168,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_marker(path: Path, files: Mapping[str, Path]) -> None:
-    """Write a completion marker that vouches for `files` (name -> path) by size and digest."""
-    entries = {
-        name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()
-    }
-    write_json(path, {"files": entries})
-
-
 def damage_behind(marker: Path) -> str | None:
     """What is not as a completion marker vouches for, in words; None if all of it is.
 
@@ -281,7 +273,8 @@ def _sync_directory(directory: Path) -> None:
 def cannot_write(path: Path, error: OSError) -> ResourceError:
     """Turn a failed write into one line that names the path and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = shutil.disk_usage(_existing(path)).free
+        place = next(one for one in (path, *path.absolute().parents) if one.exists())
+        free = shutil.disk_usage(place).free
         return ResourceError(
             f"{path}: the disk is full or the file too large ({free / 1e9:.2f} GB free); "
             f"free some space and run the same command again, it goes on where it stopped"
@@ -289,10 +282,3 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
         f"{path}: cannot write ({error.strerror or error}); choose another paths.runs or paths.cache"
     )
-
-
-def _existing(path: Path) -> Path:
-    """Return the nearest ancestor of `path` that exists."""
-    while not path.exists():
-        path = path.parent
-    return path

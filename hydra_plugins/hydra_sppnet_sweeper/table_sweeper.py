@@ -1,7 +1,5 @@
 """Hydra's door to the main loop, sppnet.experiment.sweep: Hydra finds sweepers in this namespace only."""
 
-from dataclasses import dataclass
-
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -13,15 +11,9 @@ from omegaconf import DictConfig
 from sppnet.errors import ConfigError, SppnetError
 from sppnet.experiment.sweep import sweep
 
-
-@dataclass
-class TableSweeperConf:
-    """No options: a table's axes stand in `table.axes`."""
-
-    _target_: str = "hydra_plugins.hydra_sppnet_sweeper.table_sweeper.TableSweeper"
-
-
-ConfigStore.instance().store(group="hydra/sweeper", name="table", node=TableSweeperConf, provider="sppnet")
+# No options: a table's axes stand in `table.axes`.
+_NODE = {"_target_": "hydra_plugins.hydra_sppnet_sweeper.table_sweeper.TableSweeper"}
+ConfigStore.instance().store(group="hydra/sweeper", name="table", node=_NODE, provider="sppnet")
 
 
 class TableSweeper(Sweeper):

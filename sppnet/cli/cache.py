@@ -8,19 +8,14 @@ from pathlib import Path
 
 from sppnet.errors import ArtifactError
 from sppnet.store.housekeeping import gc, stat, verify
+from sppnet.tables.escape import clean
 
 _DEFAULT = "runs/.cache"  # as paths.cache
 _MOST_NAMES = 20
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb.
-
-    Args:
-        argv: Words after `sppnet cache`.
-
-    Returns:
-        0.
+    """Run the verb; returns 0.
 
     Raises:
         SppnetError: No such directory, or damaged shards were found.
@@ -60,7 +55,7 @@ def _stat(arguments: argparse.Namespace) -> None:
     header = ("kind", "source", "view", "short side", "images", "dim", "GB", "last used", "directory")
     rows = [
         (
-            _one_line(report.kind), _one_line(report.source), _one_line(report.view),
+            clean(report.kind), clean(report.source), clean(report.view),
             f"{report.short_side or '-'}", f"{report.images}", f"{report.dim}",
             f"{report.num_bytes / 1e9:.3f}", _when(report.last_used), report.directory,
         )
@@ -94,8 +89,3 @@ def _when(seconds: float) -> str:
         return "never"
     day = datetime.fromtimestamp(seconds).astimezone()
     return day.strftime("%Y-%m-%d") if time.time() - seconds > 24 * 3600 else day.strftime("%H:%M")
-
-
-def _one_line(text: object) -> str:
-    """Keep a hostile manifest from moving the cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text))

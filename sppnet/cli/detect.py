@@ -9,10 +9,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from sppnet.artifacts import write_atomic, write_json
 from sppnet.cli.picture_files import find_pictures, name_pictures, require_apart, require_writable
@@ -21,43 +21,19 @@ from sppnet.run.interrupts import Interruption
 from sppnet.tables.escape import clean
 
 if TYPE_CHECKING:  # import torch
-    from PIL import Image
-
+    from sppnet.experiment.trained_detector import LoadedDetector
     from sppnet.figures.detections import NamedDetection
-    from sppnet.metrics.detection_ap import Detections
 
 _JSON = "detections.json"
 # SVMs trained with hard negatives rarely see an object of a new picture on their positive side.
 _SCORE_ABOVE = -0.5
+_Jobs = Mapping[Path, Path | None]  # from pictures to where they are drawn
 _JPEG = {"quality": 95, "subsampling": 0}  # coloured lines and text blur at the usual half resolution
-
-
-class ObjectDetector(Protocol):
-    """Finds objects in a picture; may be asked by several threads at once."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the labels."""
-
-    def detect(self, path: Path) -> "Detections":
-        """Find what is in a picture file; boxes refer to the picture turned upright.
-
-        Raises:
-            DataError: The file cannot be used.
-        """
-
-
-@final
-class _Job(NamedTuple):
-    """One picture."""
-
-    file: Path
-    drawn: Path | None  # where to draw it
 
 
 @final
 class _Outcome(NamedTuple):
-    """What became of it."""
+    """What became of a picture."""
 
     file: Path
     size: tuple[int, int]  # width and height of the upright picture
@@ -67,11 +43,11 @@ class _Outcome(NamedTuple):
     best: str = ""  # of all that was found, in words
 
 
-def main(argv: Sequence[str], load: Callable[[Path], ObjectDetector] | None = None) -> int:
+def main(argv: Sequence[str], load: "Callable[[Path], LoadedDetector] | None" = None) -> int:
     """Run the verb.
 
     Args:
-        argv: Words after `sppnet detect`.
+        argv: Words of the command line after the verb.
         load: Makes a detector of the directory after --detector; None: reads that of a finished run.
 
     Returns:
@@ -103,10 +79,10 @@ def main(argv: Sequence[str], load: Callable[[Path], ObjectDetector] | None = No
 
         arguments.max_pixels = int(compose_config([]).data_loading.max_pixels)
     names = name_pictures(files)
-    jobs = [
-        _Job(file, arguments.out / name if arguments.pictures else None)
+    jobs = {
+        file: arguments.out / name if arguments.pictures else None
         for file, name in zip(files, names, strict=True)
-    ]
+    }
     return _run(jobs, load(arguments.detector), arguments, listing)
 
 
@@ -151,15 +127,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _run(jobs: Sequence[_Job], detector: ObjectDetector, arguments: argparse.Namespace, listing: Path) -> int:
+def _run(jobs: _Jobs, detector: "LoadedDetector", arguments: argparse.Namespace, listing: Path) -> int:
     """Do all pictures; whatever happens, what was done is listed."""
     began = time.perf_counter()
     outcomes: list[_Outcome] = []
     interruption = Interruption()
-    num_jobs = min(arguments.jobs or os.cpu_count() or 1, len(jobs))
     try:
         with interruption.listen():
-            for outcome in _detect_all(jobs, detector, arguments, interruption, num_jobs):
+            for outcome in _detect_all(jobs, detector, arguments, interruption):
                 outcomes.append(outcome)
                 _tell(outcome, arguments.score_above)
     finally:
@@ -177,22 +152,19 @@ def _run(jobs: Sequence[_Job], detector: ObjectDetector, arguments: argparse.Nam
 
 
 def _detect_all(
-    jobs: Sequence[_Job],
-    detector: ObjectDetector,
-    arguments: argparse.Namespace,
-    interruption: Interruption,
-    num_jobs: int,
+    jobs: _Jobs, detector: "LoadedDetector", arguments: argparse.Namespace, interruption: Interruption
 ) -> Iterator[_Outcome]:
     """Several pictures at a time, told in their order; none is begun after an interruption."""
     import torch
 
     # Threads: Pillow, OpenCV, torch and our kernels let others run, and the network is in memory once.
     # Scores depend on the threads of a convolution in their sixth digit.
+    num_jobs = min(arguments.jobs or os.cpu_count() or 1, len(jobs))
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // num_jobs))
 
-    def work(job: _Job) -> _Outcome | None:
-        return None if interruption.requested else _detect_one(job, detector, arguments)
+    def work(file: Path) -> _Outcome | None:
+        return None if interruption.requested else _detect_one(file, jobs[file], detector, arguments)
 
     pool = ThreadPoolExecutor(num_jobs)
     try:
@@ -202,29 +174,27 @@ def _detect_all(
         torch.set_num_threads(threads)
 
 
-def _detect_one(job: _Job, detector: ObjectDetector, arguments: argparse.Namespace) -> _Outcome:
+def _detect_one(
+    file: Path, drawn_to: Path | None, detector: "LoadedDetector", arguments: argparse.Namespace
+) -> _Outcome:
     from sppnet.data.images import read_image
     from sppnet.figures.detections import draw_detections, name_detections
 
     began = time.perf_counter()
     try:
-        image = read_image(job.file, upright=True, max_pixels=arguments.max_pixels)
-        detections = detector.detect(job.file)
+        image = read_image(file, upright=True, max_pixels=arguments.max_pixels)
+        detections = detector.detect(file)
     except DataError as error:
-        return _Outcome(job.file, (0, 0), [], time.perf_counter() - began, str(error))
-    if job.drawn is not None:
+        return _Outcome(file, (0, 0), [], time.perf_counter() - began, str(error))
+    if drawn_to is not None:
         drawn = draw_detections(image, detections, detector.classes, show_above=arguments.score_above)
-        _write_picture(job.drawn, drawn)
+        form, options = ("JPEG", _JPEG) if drawn_to.suffix == ".jpg" else ("PNG", {})
+        # The colour profile was that of the file's pixels before they became RGB.
+        write_atomic(drawn_to, lambda stream: drawn.save(stream, form, icc_profile=None, **options))
     every = name_detections(detections, detector.classes, score_above=-math.inf)
     found = [one for one in every if one.score > arguments.score_above]
     best = f" (the best: {every[0].name} {every[0].score:.2f})" if every else ""
-    return _Outcome(job.file, image.size, found, time.perf_counter() - began, best=best)
-
-
-def _write_picture(path: Path, picture: "Image.Image") -> None:
-    form, options = ("JPEG", _JPEG) if path.suffix == ".jpg" else ("PNG", {})
-    # The colour profile was that of the file's pixels before they became RGB.
-    write_atomic(path, lambda stream: picture.save(stream, form, icc_profile=None, **options))
+    return _Outcome(file, image.size, found, time.perf_counter() - began, best=best)
 
 
 def _tell(outcome: _Outcome, score_above: float) -> None:
@@ -241,18 +211,14 @@ def _tell(outcome: _Outcome, score_above: float) -> None:
 
 
 def _listing(
-    jobs: Sequence[_Job],
-    outcomes: Sequence[_Outcome],
-    detector: ObjectDetector,
-    arguments: argparse.Namespace,
+    jobs: _Jobs, outcomes: Sequence[_Outcome], detector: "LoadedDetector", arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Everything found, for programs; scores to a millionth, boxes to a hundredth of a pixel."""
-    drawn = {job.file: job.drawn for job in jobs}
     told = {outcome.file for outcome in outcomes}
     images = [
         {
             "file": str(outcome.file),
-            "picture": drawn[outcome.file] and str(drawn[outcome.file]),
+            "picture": jobs[outcome.file] and str(jobs[outcome.file]),
             "width": outcome.size[0],
             "height": outcome.size[1],
             "detections": [
@@ -273,5 +239,5 @@ def _listing(
         "score_above": arguments.score_above,
         "images": images,
         "failed": [{"file": str(one.file), "error": one.error} for one in outcomes if one.error],
-        "not_done": [str(job.file) for job in jobs if job.file not in told],
+        "not_done": [str(file) for file in jobs if file not in told],
     }

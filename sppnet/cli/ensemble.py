@@ -32,7 +32,15 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(list(argv))
     runs = [run for run in arguments.runs if not run.is_file()] or arguments.runs  # table-*.json beside them
     for run in runs:
-        _require_complete(run)
+        if not run.is_dir():
+            raise DataError(f"{run}: no such directory; name finished runs such as runs/table2/spp_multi-*")
+        otherwise = (
+            f"{run}: not a complete run that tested a network; name directories below runs/TABLE "
+            f"(sppnet status says which are complete)"
+        )
+        RunDirectory(run).require_complete(otherwise)
+        if not (run / "scores.safetensors").exists():
+            raise ArtifactError(otherwise)
 
     from sppnet.tasks.evaluation import average_scores, error_rates, read_scores
 
@@ -46,15 +54,3 @@ def main(argv: Sequence[str]) -> int:
     for name, rate in {**rates, f"ensemble of {len(members)}": error_rates(ensemble)}.items():
         print(f"{100 * rate['top1_error']:8.2f} {100 * rate['top5_error']:8.2f}  {name}")
     return 0
-
-
-def _require_complete(run: Path) -> None:
-    if not run.is_dir():
-        raise DataError(f"{run}: no such directory; name finished runs such as runs/table2/spp_multi-*")
-    otherwise = (
-        f"{run}: not a complete run that tested a network; name directories below runs/TABLE "
-        f"(sppnet status says which are complete)"
-    )
-    RunDirectory(run).require_complete(otherwise)
-    if not (run / "scores.safetensors").exists():
-        raise ArtifactError(otherwise)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from sppnet.errors import ConfigError, DataError
 
-_OVERLAPS = (0.5, 0.7)
-
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb; returns the exit code.
@@ -36,15 +34,13 @@ def main(argv: Sequence[str]) -> int:
     for name in ("first", "jobs"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ConfigError(f"--{name}={value}: must be 1 or more")
-    return _report(
-        arguments.image_set, arguments.overrides, arguments.first, arguments.jobs or os.cpu_count() or 1
-    )
+    return _report(arguments)
 
 
-def _report(image_set: str, overrides: Sequence[str], first: int | None, jobs: int) -> int:
+def _report(arguments: argparse.Namespace) -> int:
     from sppnet.experiment.compose import compose_config, plain_part
 
-    config = compose_config(overrides)
+    config = compose_config(arguments.overrides)
     chosen = plain_part(config, "proposals")
     if config.paths.data is None:
         raise ConfigError("paths.data is missing: give the folder that holds VOCdevkit/VOC2007")
@@ -57,21 +53,22 @@ def _report(image_set: str, overrides: Sequence[str], first: int | None, jobs: i
     from sppnet.experiment.making import make
     from sppnet.metrics.proposal_recall import proposal_recall
 
-    images = read_voc(root, image_set, classes=None).images[:first]
+    images = read_voc(root, arguments.image_set, classes=None).images[: arguments.first]
     source = make(chosen)
     began = time.perf_counter()
     found = proposals_of(
         images,
         source,
         cache_dir=Path(config.paths.cache),
-        jobs=jobs,
+        jobs=arguments.jobs or os.cpu_count() or 1,
         max_pixels=config.data_loading.max_pixels,
     )
     seconds = time.perf_counter() - began
     truth = [image.boxes_xyxy for image in images]
     is_difficult = [image.is_difficult for image in images]
-    print(f"{image_set}: {len(images)} images, {sum(map(len, found)) / len(images):.0f} proposals a picture")
-    for overlap in _OVERLAPS:
+    mean = sum(map(len, found)) / len(images)
+    print(f"{arguments.image_set}: {len(images)} images, {mean:.0f} proposals a picture")
+    for overlap in (0.5, 0.7):
         recalled = proposal_recall(found, truth, is_difficult, min_overlap=overlap)
         print(
             f"recall at IoU {overlap}: {recalled.recall:.3f} of {int(recalled.objects.sum())} objects "

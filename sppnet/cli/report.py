@@ -16,13 +16,7 @@ _FORMATS = ("md", "csv", "json", "tex")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb.
-
-    Args:
-        argv: Words after `sppnet report`.
-
-    Returns:
-        0.
+    """Run the verb; returns 0.
 
     Raises:
         SppnetError: No such table, a damaged one, or nowhere to write.
@@ -48,7 +42,10 @@ def main(argv: Sequence[str]) -> int:
             print_table(table, directories[position])
     else:
         text = _text(tables, arguments.format, is_list=directories != [arguments.directory])
-        _write(text, arguments.out)
+        if arguments.out is None:
+            print(text, end="")
+        else:
+            write_text(arguments.out, text)
     return 0
 
 
@@ -97,13 +94,6 @@ def _text(tables: Sequence[Table], form: str, *, is_list: bool) -> str:
         "tex": to_latex,
     }
     return "\n".join(forms[form](table) for table in tables)
-
-
-def _write(text: str, file: Path | None) -> None:
-    if file is None:
-        print(text, end="")
-    else:
-        write_text(file, text)
 
 
 def _publish(table: Table, directory: Path, name: str) -> tuple[Path, Path]:

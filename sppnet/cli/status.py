@@ -20,13 +20,7 @@ _Line = tuple[str, str, str, str]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb.
-
-    Args:
-        argv: Words after `sppnet status`.
-
-    Returns:
-        0, whatever the runs' states.
+    """Run the verb; returns 0, whatever the runs' states.
 
     Raises:
         SppnetError: No such table, or a damaged one.
@@ -39,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     for directory in table_directories(arguments.directory):
         table = read_table(directory, arguments.group)
         print(f"{directory}: {table.heading}, group {table.group}")
-        lines = [*_lines_of_built_on(table), *_lines(table)]
+        lines = [*(_line(run, run.stage) for run in table.built_on), *_lines(table)]
         width = max(len(cell) for _, _, cell, _ in lines)
         for state, seconds, cell, rest in lines:
             print(f"{state:<11} {seconds:>9}  {cell:<{width}}  {rest}".rstrip())
@@ -48,12 +42,6 @@ def main(argv: Sequence[str]) -> int:
         counts = Counter(state for state, *_ in lines)
         print(", ".join(f"{count} {state}" for state, count in counts.most_common()))
     return 0
-
-
-def _lines_of_built_on(table: Table) -> Iterator[_Line]:
-    """Yield the same for what the cells stand on, each with its stage."""
-    for run in table.built_on:
-        yield _line(run, run.stage)
 
 
 def _lines(table: Table) -> Iterator[_Line]:

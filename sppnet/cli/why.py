@@ -6,19 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from sppnet.errors import ArtifactError, DataError
+from sppnet.experiment.installation import software
+from sppnet.run.directory import RunDirectory
 from sppnet.tables.provenance import Provenance, changes_since, read_provenance
 
 _SHOWN = ("version", "commit", "machine", "device", "threads", "precision", "command")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb.
-
-    Args:
-        argv: Words after `sppnet why`.
-
-    Returns:
-        0, whether the run is fresh or stale.
+    """Run the verb; returns 0, whether the run is fresh or stale.
 
     Raises:
         DataError: No such directory.
@@ -42,10 +38,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _explain(path: Path) -> None:
     config, provenance = _read(path)
-    run, identity = config["run"], config["identity"]
+    run = config["run"]
     print(f"{path}\n  {run['label']}, stage {run['stage']}, key {run['key'][:8]}")
     print("settings, of which each counts:")
-    for key, value in _settings(identity):
+    for key, value in _settings(config["identity"]):
         print(f"  {key}: {value}")
     print("runs below, of which those with a role count:")
     for role, names in run["below"].items():
@@ -60,7 +56,9 @@ def _explain(path: Path) -> None:
         print(f"  ended: {provenance.ended or 'not yet'}")
         print("  software: " + ", ".join(f"{key} {value}" for key, value in _software(provenance).items()))
         print(f"  code: {len(provenance.code)} modules and functions of stages")
-    changes = [*changes_since(path), *_changed_data(path, config, identity), *_changed_software(provenance)]
+    changes = [*changes_since(path), *_changed_data(config)]
+    if provenance is not None:
+        changes += _differing(_software(provenance), software(), "software ")
     print("changed since:" if changes else "changed since: nothing")
     for change in changes:
         print(f"  {change}")
@@ -111,14 +109,14 @@ def _settings(identity: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _changed_data(path: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[str]:
+def _changed_data(config: Mapping[str, Any]) -> Iterator[str]:
     """Say what files and folders are not what they were, or not where they were."""
     from sppnet.experiment.contents import Contents
     from sppnet.experiment.reading import leaves
 
     given = {key: value for key, value in config.items() if key not in ("run", "identity")}
     now = dict(leaves(Contents(Path(config["paths"]["cache"])).named(given)))
-    was = identity["settings"]
+    was = config["identity"]["settings"]
     for key, place in leaves(given):
         before, after = (one.get(f"{key}.sha256", one.get(key)) for one in (was, now))
         # What the key has something else for than the configuration was named by its content.
@@ -130,26 +128,12 @@ def _changed_data(path: Path, config: Mapping[str, Any], identity: Mapping[str, 
             yield f"{key}: {place} {holds if exist else 'is not there any more'}"
 
 
-def _changed_software(provenance: Provenance | None) -> Iterator[str]:
-    from sppnet.experiment.installation import software
-
-    if provenance is not None:
-        yield from _differing(_software(provenance), software(), "software ")
-
-
 def _software(provenance: Provenance) -> dict[str, str]:
     return dict(provenance.last.get("software", {}))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Provenance | None]:
-    """A run's configuration and what made it.
-
-    Raises:
-        DataError: No such directory.
-        ArtifactError: It holds no run.
-    """
-    from sppnet.run.directory import RunDirectory
-
+    """A run's configuration, and what made it."""
     if not path.is_dir():
         raise DataError(f"{path}: no such directory; name a run such as runs/table2/spp_single-zf5-...")
     config = RunDirectory(path).read_config()

@@ -123,7 +123,10 @@ class ImageDataModule(LightningDataModule):
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
         images = TrainImages(
-            self._store("train"), self.splits.train.labels, transform=self._transform(), seed=self.seed
+            store=self._store("train"),
+            labels=self.splits.train.labels,
+            transform=self._transform(),
+            seed=self.seed,
         )
         return StatefulDataLoader(images, self.batch_size, sampler=sampler, **self._loading())
 
@@ -133,7 +136,8 @@ class ImageDataModule(LightningDataModule):
             return []
         store = self._store("val")
         view = CropView(short_side=self.short_side, size=self.crop)
-        images = ViewedImages(lambda index: (store[index],), self.splits.val.labels, cut=view.cut)
+        labels = self.splits.val.labels
+        images = ViewedImages(read=lambda index: (store[index],), labels=labels, cut=view.cut)
         return self._in_stacks(images, equal_stacks(range(len(store)), self.batch_size))
 
     def view_loader(self, view: View) -> DataLoader[ViewBatch]:
@@ -144,7 +148,9 @@ class ImageDataModule(LightningDataModule):
         """
         store = self._store("test")
         images = ViewedImages(
-            lambda index: store.at(index, view.short_sides), self.splits.test.labels, cut=view.cut
+            read=lambda index: store.at(index, view.short_sides),
+            labels=self.splits.test.labels,
+            cut=view.cut,
         )
         if view.is_square:
             size = max(1, self.batch_size // view.num_views)

@@ -6,6 +6,7 @@ images are read.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -21,6 +22,7 @@ Shape = tuple[tuple[int, int], ...]  # width and height at every scale of a view
 
 
 @final
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainImages(Dataset[ImageBatch]):
     """Training images, each use of one altered in its own way.
 
@@ -31,13 +33,10 @@ class TrainImages(Dataset[ImageBatch]):
         seed: Of all alterations.
     """
 
-    def __init__(
-        self, store: ImageStore, labels: tuple[int, ...], *, transform: Transform, seed: int
-    ) -> None:
-        self.store = store
-        self.labels = labels
-        self.transform = transform
-        self.seed = seed
+    store: ImageStore
+    labels: tuple[int, ...]
+    transform: Transform
+    seed: int
 
     def __len__(self) -> int:
         return len(self.store)
@@ -56,7 +55,6 @@ class TrainImages(Dataset[ImageBatch]):
             )
             for draw in draws
         ]
-        ids = torch.tensor([draw.index for draw in draws])
         return ImageBatch(
             images=torch.stack([view.region for view in views]),
             colour_shift=torch.stack([view.colour_shift for view in views]),
@@ -68,11 +66,12 @@ class TrainImages(Dataset[ImageBatch]):
             ),
             height=draws[0].height,
             width=draws[0].width,
-            ids=ids,
+            ids=torch.tensor([draw.index for draw in draws]),
         )
 
 
 @final
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ViewedImages(Dataset[ViewBatch]):
     """Validation or test images, each cut as a view asks.
 
@@ -82,16 +81,9 @@ class ViewedImages(Dataset[ViewBatch]):
         cut: What the view cuts out of an image, `v 3 h w`.
     """
 
-    def __init__(
-        self,
-        read: Callable[[int], Sequence[Tensor]],
-        labels: tuple[int, ...],
-        *,
-        cut: Callable[[Tensor], Tensor],
-    ) -> None:
-        self.read = read
-        self.labels = torch.tensor(labels)
-        self.cut = cut
+    read: Callable[[int], Sequence[Tensor]]
+    labels: tuple[int, ...]
+    cut: Callable[[Tensor], Tensor]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,12 +94,11 @@ class ViewedImages(Dataset[ViewBatch]):
         Raises:
             BadImageError: A file cannot be used.
         """
-        ids = torch.tensor(indices)
         by_image = [[self.cut(image) for image in self.read(index)] for index in indices]
         return ViewBatch(
             images=tuple(torch.stack(cuts) for cuts in zip(*by_image, strict=True)),
-            labels=self.labels[ids],
-            ids=ids,
+            labels=torch.tensor([self.labels[index] for index in indices]),
+            ids=torch.tensor(indices),
         )
 
 

@@ -4,6 +4,7 @@ Why not SciPy's reader: a few changed bytes make it write where it must not and 
 looks at bytes only through checked slices, follows no nesting, and knows no type that could hold code.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ Cell = Shaped[np.ndarray, "rows columns"] | str
 
 _HEADER_BYTES: Final = 128
 _ORDERS: Final = {b"IM": "<", b"MI": ">"}
+_ENDINGS: Final = {"<": "-le", ">": "-be"}
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _CHARACTERS = 1, 4
 _NUMBERS = range(6, 16)  # classes double to uint64
@@ -64,7 +66,7 @@ def read_cells(path: Path, names: Sequence[str]) -> dict[str, list[Cell]]:
         if array.name in names:
             if array.kind != _CELL:
                 raise ValueError(f"{array.name} is of class {array.kind}; expected a cell, 1")
-            if len(array.parts) != _count(array.sizes):
+            if len(array.parts) != math.prod(array.sizes):
                 raise ValueError(f"{array.name} has {len(array.parts)} entries, its sizes are {array.sizes}")
             found[array.name] = [_to_value(_to_array(part, order), order) for part in array.parts]
     return found
@@ -135,20 +137,9 @@ def _to_value(array: _Array, order: str) -> Cell:
     if kind not in (_TEXT_TYPES if is_text else _NUMBER_TYPES):
         raise ValueError(f"an entry whose values are of type {kind}")
     if is_text:
-        return _decode(body, _TEXT_TYPES[kind], order)
+        encoding = _TEXT_TYPES[kind]
+        return str(body, encoding + _ENDINGS[order] if encoding == "utf-16" else encoding)
     values: np.ndarray[Any, Any] = np.frombuffer(body, f"{order}{_NUMBER_TYPES[kind]}")
-    if min(array.sizes) < 0 or len(values) != _count(array.sizes):
+    if min(array.sizes) < 0 or len(values) != math.prod(array.sizes):
         raise ValueError(f"{len(values)} numbers, but sizes {array.sizes}")
     return values.reshape(array.sizes, order="F")
-
-
-def _decode(body: memoryview, encoding: str, order: str) -> str:
-    suffix = {"<": "-le", ">": "-be"}[order] if encoding == "utf-16" else ""
-    return bytes(body).decode(encoding + suffix)
-
-
-def _count(sizes: Sequence[int]) -> int:
-    count = 1
-    for size in sizes:
-        count *= size
-    return count

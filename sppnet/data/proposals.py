@@ -90,7 +90,7 @@ def proposals_of(
     jobs: int,
     max_pixels: int,
 ) -> Boxes:
-    """Get the proposals of every image, computing what is not on disk yet.
+    """Get the proposals of every image, computing what is not on disk yet; equal files count once.
 
     Args:
         images: Ids and files, such as `AnnotatedImages.images`.
@@ -110,7 +110,18 @@ def proposals_of(
         others = functools.partial(proposals_of, cache_dir=cache_dir, jobs=jobs, max_pixels=max_pixels)
         return source.read(images, others)
     work = _Work(source, cache_dir, _identity(source), max_pixels)
-    return _kept([image.path for image in images], work, jobs)
+    files = [Images.of([image.path]) for image in images]
+    entry = work.entry()  # as long as it lives, nobody clears it away
+    found = {one.digest: kept for one in files if (kept := entry.find(one))}
+    missing = list({one.digest: one for one in files if one.digest not in found}.values())
+    made: Iterable[_Found]
+    if min(jobs, len(missing)) > 1:
+        made = filter(None, _in_pool(missing, work, jobs))
+        found |= show_progress(made, label="proposals", total=len(missing))
+        missing = [one for one in missing if one.digest not in found]  # others are at them
+    made = share_work(missing, lambda image: _propose(image, work))
+    found |= show_progress(made, label="proposals", total=len(missing))
+    return [_read(found[one.digest]) for one in files]
 
 
 def _identity(source: ProposalSource) -> dict[str, Any]:
@@ -122,23 +133,6 @@ def _identity(source: ProposalSource) -> dict[str, Any]:
         "code": code_of([read_image.__module__, type(source).__module__]),
         "pillow": PIL.__version__,  # its JPEG decoder
     }
-
-
-def _kept(paths: Sequence[Path], work: _Work, jobs: int) -> Boxes:
-    """Find the boxes of images, or compute them; several with the same bytes count once."""
-    images = [Images.of([path]) for path in paths]
-    entry = work.entry()  # as long as it lives, nobody clears it away
-    found = {one.digest: file for one in images if (file := entry.find(one))}
-    missing = list({one.digest: one for one in images if one.digest not in found}.values())
-    if min(jobs, len(missing)) > 1:
-        found |= _shown(filter(None, _in_pool(missing, work, jobs)), len(missing))
-        missing = [one for one in missing if one.digest not in found]  # others are at them
-    found |= _shown(share_work(missing, lambda image: _propose(image, work)), len(missing))
-    return [_read(found[one.digest]) for one in images]
-
-
-def _shown(found: Iterable[_Found], total: int) -> Iterator[_Found]:
-    return show_progress(found, label="proposals", total=total)
 
 
 def _in_pool(missing: Sequence[Images], work: _Work, jobs: int) -> Iterator[_Found | None]:

@@ -9,6 +9,7 @@ Axes: n boxes, h w pixels.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -26,6 +27,7 @@ _SIMILARITIES = ("colour", "texture", "size", "fill")
 
 
 @final
+@dataclass(kw_only=True)
 class SelectiveSearch:
     """Boxes of regions that are merged step by step.
 
@@ -47,39 +49,31 @@ class SelectiveSearch:
         ConfigError: A name or a number is none of these.
     """
 
-    def __init__(
-        self,
-        *,
-        colours: Sequence[str],
-        scales: Sequence[int],
-        sigma: float,
-        min_region: int | None,
-        similarities: Sequence[Sequence[str]],
-        min_side: int,
-        max_overlap: float,
-        max_proposals: int,
-        seed: int,
-    ) -> None:
-        self.colours = tuple(colours)
-        self.scales = tuple(scales)
-        self.sigma = sigma
-        self.min_region = min_region
-        self.similarities = tuple(tuple(names) for names in similarities)
-        self.min_side = min_side
-        self.max_overlap = max_overlap
-        self.max_proposals = max_proposals
-        self.seed = seed
+    colours: Sequence[str]
+    scales: Sequence[int]
+    sigma: float
+    min_region: int | None
+    similarities: Sequence[Sequence[str]]
+    min_side: int
+    max_overlap: float
+    max_proposals: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.colours, self.scales = tuple(self.colours), tuple(self.scales)
+        self.similarities = tuple(tuple(names) for names in self.similarities)
         _require_names("colours", self.colours, tuple(_COLOURS))
         for names in self.similarities:
             _require_names("similarities", names, _SIMILARITIES)
         if (
             not self.scales
-            or min(*self.scales, min_side, max_proposals, min_region or 1) < 1
-            or not 0 < max_overlap <= 1
+            or min(*self.scales, self.min_side, self.max_proposals, self.min_region or 1) < 1
+            or not 0 < self.max_overlap <= 1
         ):
             raise ConfigError(
-                f"proposals: scales={list(self.scales)}, min_side={min_side}, max_proposals={max_proposals} "
-                f"must be 1 or more, and max_overlap={max_overlap} in (0, 1]"
+                f"proposals: scales={list(self.scales)}, min_side={self.min_side}, "
+                f"max_proposals={self.max_proposals} must be 1 or more, and "
+                f"max_overlap={self.max_overlap} in (0, 1]"
             )
 
     @property

@@ -65,7 +65,7 @@ class ShapesReader:
                 "set data.per_class and data.test_per_class"
             )
         folder = build_shapes(
-            root or default_root(),
+            root,
             per_class=num_train,
             test_per_class=num_test,
             detection_images=self.detection_images,
@@ -90,7 +90,7 @@ class ShapesPool:
     def pool(self, root: Path | None) -> ImageSet:
         """Generate the images at first use, and list them."""
         folder = build_shapes(
-            root or default_root(),
+            root,
             per_class=self.per_class,
             test_per_class=1,
             detection_images=0,
@@ -99,15 +99,12 @@ class ShapesPool:
         return list_classes(folder / "train")
 
 
-def default_root() -> Path:
-    """Where generated data goes when nothing is said: $SPPNET_DATA or ~/.cache/sppnet."""
-    return Path(os.environ.get("SPPNET_DATA") or Path.home() / ".cache" / "sppnet")
-
-
 def build_shapes(
-    root: Path, *, per_class: int, test_per_class: int, detection_images: int, seed: int
+    root: Path | None, *, per_class: int, test_per_class: int, detection_images: int, seed: int
 ) -> Path:
     """Generate the data set below `root` unless it is there; return its folder.
+
+    Without a root it is $SPPNET_DATA or ~/.cache/sppnet.
 
     Raises:
         ResourceError: The folder cannot be written.
@@ -119,6 +116,7 @@ def build_shapes(
         "detection_images": detection_images,
         "seed": seed,
     }
+    root = root or Path(os.environ.get("SPPNET_DATA") or Path.home() / ".cache" / "sppnet")
     folder = root / f"shapes-{content_key(numbers)[:12]}"
     if folder.is_dir():
         return folder
@@ -129,8 +127,11 @@ def build_shapes(
         _write_classes(aside, {"train": per_class, "test": test_per_class}, seed)
         _write_detection(aside / "VOCdevkit" / "VOC2007", detection_images, seed)
         os.sync()  # a power cut must not leave the name with empty files behind it
-        with contextlib.suppress(FileExistsError):
-            _rename_new(aside, folder)
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # no other process was first
+                raise
     except OSError as error:
         raise ResourceError(
             f"{root}: cannot write the generated images ({error.strerror or error}); "
@@ -139,16 +140,6 @@ def build_shapes(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
-
-
-def _rename_new(aside: Path, folder: Path) -> None:
-    """Rename, unless another process was first."""
-    try:
-        aside.rename(folder)
-    except OSError as error:
-        if folder.is_dir():
-            raise FileExistsError(str(folder)) from error
-        raise
 
 
 def _remove_stale(root: Path) -> None:

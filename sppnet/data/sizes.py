@@ -7,20 +7,11 @@ stacked; buckets of like shapes can.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import final
 
 import torch
 
 from sppnet.errors import ConfigError
-
-
-@runtime_checkable  # the tests check argument types
-class EpochSizes(Protocol):
-    """The side at which the network sees square training regions, epoch by epoch, in pixels."""
-
-    def size_of_epoch(self, epoch: int, *, seed: int) -> int:
-        """Side in pixels during `epoch`, counted from 0; `seed` is the epoch's own."""
-        ...
 
 
 @final
@@ -38,7 +29,7 @@ class CyclicSizes:
         _require_sizes(self.sizes)
 
     def size_of_epoch(self, epoch: int, *, seed: int) -> int:
-        """The sizes in turn."""
+        """Side in pixels during `epoch`, counted from 0."""
         return self.sizes[epoch % len(self.sizes)]
 
 
@@ -62,9 +53,12 @@ class RandomSizes:
             )
 
     def size_of_epoch(self, epoch: int, *, seed: int) -> int:
-        """The draw of this epoch, whichever epochs were asked for before."""
+        """Side in pixels, drawn by the epoch's own seed, whichever epochs were asked for before."""
         generator = torch.Generator().manual_seed(seed)
         return int(torch.randint(self.low, self.high + 1, (), generator=generator))
+
+
+EpochSizes = CyclicSizes | RandomSizes  # of square training regions, epoch by epoch
 
 
 @final

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int, Int8
 from torch import Tensor
 
 from sppnet.artifacts import stable_seed
-from sppnet.data.shapes import build_shapes, default_root
+from sppnet.data.shapes import build_shapes
 from sppnet.data.splits import ImageSet, require_classes
 from sppnet.data.voc2007 import AnnotatedImages, class_labels, read_voc, require_apart
 from sppnet.errors import ConfigError, DataError
@@ -49,19 +49,6 @@ class TargetSplit(NamedTuple):
 
 
 @runtime_checkable  # the tests check argument types
-class Target(Protocol):
-    """A data set to transfer to."""
-
-    def read(self) -> TargetImages:
-        """List its images.
-
-        Raises:
-            DataError: They are not there.
-        """
-        ...
-
-
-@runtime_checkable
 class Pool(Protocol):
     """Finds images of one label each."""
 
@@ -138,7 +125,7 @@ class ShapesVocTarget:
 
     def _generated(self) -> VocTarget:
         folder = build_shapes(
-            Path(self.root).expanduser() if self.root else default_root(),
+            Path(self.root).expanduser() if self.root else None,
             per_class=1,
             test_per_class=1,
             detection_images=self.num_images,

@@ -21,7 +21,7 @@ from sppnet.artifacts import regular
 from sppnet.data.folder import require_root
 from sppnet.data.images import image_size
 from sppnet.data.picture_files import ENDINGS, files_below
-from sppnet.data.voc_annotation import UNSAFE, Annotation, BadAnnotationError, read_annotation
+from sppnet.data.voc_annotation import UNSAFE, Annotation, read_annotation
 from sppnet.errors import ConfigError, DataError
 
 VOC_CLASSES = (
@@ -91,12 +91,12 @@ def read_voc(
             if image_id not in files:
                 raise DataError(_missing(folder / "JPEGImages" / image_id, image_set))
             _check_size(files[image_id], annotation)
-            annotation = _finer(annotation) if is_finer else annotation
+            if is_finer:
+                named = tuple(one._replace(name=one.subcategory or one.name) for one in annotation.objects)
+                annotation = annotation._replace(objects=named)
             found.append((image_id, files[image_id], annotation))
-        except BadAnnotationError as error:
-            problems.extend(error.problems)
         except DataError as error:
-            problems.append(str(error))
+            problems.extend(str(error).split("\n"))
     listed = [] if is_finer else _list_classes(folder, image_set)
     names = tuple(classes or listed or _name_classes(found))
     source = "" if classes or not listed else f", by the names of the files *_{image_set}.txt"
@@ -119,12 +119,6 @@ def require_apart(train: AnnotatedImages, test: AnnotatedImages, names: str) -> 
             f"image sets {names} share {len(shared)} images ({', '.join(shared[:5])}): what is trained on "
             f"cannot be tested on; remove them from one of the lists"
         )
-
-
-def _finer(annotation: Annotation) -> Annotation:
-    """Name objects by their sub-categories."""
-    objects = tuple(one._replace(name=one.subcategory or one.name) for one in annotation.objects)
-    return annotation._replace(objects=objects)
 
 
 def class_labels(annotated: AnnotatedImages) -> Int8[Tensor, "n k"]:

@@ -6,7 +6,7 @@ The files count pixels from 1 and both ends belong to a box; here pixels count f
 import math
 import re
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -45,15 +45,6 @@ class Annotation(NamedTuple):
     num_clipped: int  # boxes that reached up to one pixel outside the image
 
 
-@final
-class BadAnnotationError(DataError):
-    """An annotation that cannot be used; `problems` has a line for each thing wrong with it."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-
 def read_annotation(path: Path) -> Annotation:
     """Read an image's size and objects, and subtract VOC's 1 from the boxes.
 
@@ -64,15 +55,15 @@ def read_annotation(path: Path) -> Annotation:
         path: A file in `Annotations`; UTF-8, UTF-16, Latin-1 or what its first line declares.
 
     Raises:
-        BadAnnotationError: Missing, no XML, more than 1 MiB, nested deeper than 64, with a document type;
-            no image size; or objects without a name or a box, with a box that is inverted or
-            further outside, with a `difficult` that says neither yes nor no.
+        DataError: Missing, no XML, more than 1 MiB, nested deeper than 64, with a document type; no image
+            size; or objects without a name or a box, with a box that is inverted or further outside, with a
+            `difficult` that says neither yes nor no. A line for each thing that is wrong.
     """
     try:
         root = _parse(path)
         width, height = (_read_size(root, side) for side in ("width", "height"))
     except ValueError as error:
-        raise BadAnnotationError([f"{path}: {error}"]) from error
+        raise DataError(f"{path}: {error}") from error
     objects: list[AnnotatedObject] = []
     problems: list[str] = []
     num_clipped = 0
@@ -88,7 +79,7 @@ def read_annotation(path: Path) -> Annotation:
         except ValueError as error:
             problems.append(f"{path}: object {number}: {error}")
     if problems:
-        raise BadAnnotationError(problems)
+        raise DataError("\n".join(problems))
     return Annotation(width, height, tuple(objects), num_clipped)
 
 

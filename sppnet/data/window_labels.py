@@ -24,9 +24,9 @@ from sppnet.ops.suppression import suppress
 class GroundTruth(NamedTuple):
     """The annotated objects of one image."""
 
-    boxes_xyxy: Float[Tensor, "m 4"]  # 0-based inclusive pixels
+    boxes_xyxy: Float[Tensor, "m 4"]  # 0-based pixels, both ends belong to the box
     labels: Int[Tensor, " m"]  # 0 is the first class
-    is_difficult: Bool[Tensor, " m"]
+    is_difficult: Bool[Tensor, " m"]  # found or not, these do not count in average precision
 
 
 @final

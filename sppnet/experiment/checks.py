@@ -1,8 +1,7 @@
 """Contradictions between keys, and what is not there, before anything is written; ranges stand in schema.py.
 
 What a part is good for, its YAML says under `facts`. A part of the user's own that says nothing is believed,
-or
-asked: nothing is guessed from what its class is called.
+or asked: nothing is guessed from what its class is called.
 """
 
 from collections.abc import Iterator, Mapping

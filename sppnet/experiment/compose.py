@@ -13,6 +13,7 @@ import hydra
 import hydra._internal.hydra
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -31,7 +32,7 @@ from sppnet.experiment.command_line import (
 )
 from sppnet.experiment.installation import conf_dir, remember_command
 from sppnet.experiment.making import allow, require_allowed
-from sppnet.experiment.schema import register_schema
+from sppnet.experiment.schema import Conf, for_hydra
 
 # Parts of keys: of paths, which stages look at on the machine where they run, and of a dashboard's on or off.
 _FROM_ENVIRONMENT: Final = frozenset(
@@ -110,7 +111,7 @@ def run_experiment(arguments: Sequence[str]) -> None:
 
 def register() -> None:
     """Make the schema, the user's folders and what is looked at known to Hydra."""
-    register_schema()
+    ConfigStore.instance().store(name="schema", node=for_hydra(Conf))
     hydra._internal.hydra.Hydra = GuardedHydra  # type: ignore[misc]
     OmegaConf.register_new_resolver("oc.env", _from_environment, replace=True)
     Plugins.instance().register(UserConf)
@@ -164,13 +165,7 @@ def plain_of(config: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: A value is missing.
     """
-    try:
-        part = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        container = OmegaConf.to_container(part, resolve=True, enum_to_str=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
-    assert isinstance(container, dict)
-    return dict(with_homes(container, ""))
+    return _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), "")
 
 
 def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
@@ -181,14 +176,18 @@ def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
     """
     from sppnet.experiment.reading import read_conf
 
+    plain = _plain(config[key], key)
+    read_conf({key: plain})
+    require_allowed({key: plain}, "the configuration")
+    return plain
+
+
+def _plain(node: DictConfig, key: str) -> dict[str, Any]:
     try:
-        plain = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(node, resolve=True, enum_to_str=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
-    homely: dict[str, Any] = with_homes(plain, key)
-    read_conf({key: homely})
-    require_allowed({key: homely}, "the configuration")
-    return homely
+    return dict(with_homes(plain, key))
 
 
 def _run_job(config: DictConfig) -> None:

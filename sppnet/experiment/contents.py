@@ -15,9 +15,8 @@ from sppnet.artifacts import content_key, file_digest, lock_file, read_json, rem
 from sppnet.data.picture_files import files_below
 from sppnet.errors import ArtifactError, DataError
 
-_MOST_BYTES: Final = (
-    4_000_000_000  # of a folder whose files are read: some seconds from memory, half a minute from disk
-)
+# Of a folder whose files are read: some seconds from memory, half a minute from disk.
+_MOST_BYTES: Final = 4_000_000_000
 _THREADS: Final = 8
 _NOTED: Final = 4  # of a file: size, time, inode, digest
 _TOO_NEW: Final = 2 * 10**9  # ns: a file may change again within one tick of its clock
@@ -49,16 +48,14 @@ class Contents:
     def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Replace every path in a configuration by what is there; a path where nothing is stays text."""
         return {
-            key: self._part(value) if isinstance(value, Mapping) else value for key, value in given.items()
+            key: self._value(key, value, {}) if isinstance(value, Mapping) else value
+            for key, value in given.items()
         }
-
-    def _part(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        facts = node.get("facts") or {}
-        return {key: self._value(key, value, facts) for key, value in node.items()}
 
     def _value(self, key: str, value: Any, facts: Mapping[str, Any]) -> Any:
         if isinstance(value, Mapping):
-            return self._part(value)
+            facts = value.get("facts") or {}
+            return {name: self._value(name, one, facts) for name, one in value.items()}
         if isinstance(value, list):
             return [self._value(key, one, facts) for one in value]
         if not isinstance(value, str) or not (key in PATH_KEYS or value.startswith(("/", "~"))):
@@ -91,13 +88,11 @@ class Contents:
         if known not in self._found:
             files = sorted(_listed(place.resolve()))
             num_bytes = sum(file.num_bytes for file in files)
-            described: list[Any] = [[file.name, file.num_bytes] for file in files]
             by = "names and sizes"
+            told: Sequence[int | str] = [file.num_bytes for file in files]
             if num_bytes <= _MOST_BYTES:
-                described = list(
-                    zip((file.name for file in files), self._digests(place.resolve(), files), strict=True)
-                )
-                by = "content"
+                by, told = "content", self._digests(place.resolve(), files)
+            described = [[file.name, one] for file, one in zip(files, told, strict=True)]
             self._found[known] = {
                 "files": len(files), "bytes": num_bytes, "sha256": content_key(described), "by": by
             }  # fmt: skip

@@ -1,6 +1,5 @@
 """Keys that only detection reads (§4): type and range, one line each; values stand in conf/."""
 
-import dataclasses
 from typing import Literal
 
 from sppnet.experiment import ranges as must
@@ -10,7 +9,6 @@ Mapping = Literal["centre_inside", "paper", "release"]
 Hinge = Literal["squared_hinge", "hinge"]
 
 
-@dataclasses.dataclass
 class ProtocolConf(Record):
     """What the paper and its authors' code do differently (§4); the parts that use these hold them."""
 
@@ -22,7 +20,6 @@ class ProtocolConf(Record):
     scale_target: Literal["paper", "release"] = key()
 
 
-@dataclasses.dataclass
 class SppWindowsConf(Record):
     """Windows pooled from the maps of the image (§4.1)."""
 
@@ -33,7 +30,6 @@ class SppWindowsConf(Record):
     side: int = key(must.SIDE)
 
 
-@dataclasses.dataclass
 class RcnnWindowsConf(Record):
     """Windows that are warped and taken through the whole network (§4.2)."""
 
@@ -43,7 +39,6 @@ class RcnnWindowsConf(Record):
     batch_size: int = key(must.COUNT)
 
 
-@dataclasses.dataclass
 class DetectionConf(Record):
     """Which vectors are scored (Table 9)."""
 
@@ -52,7 +47,6 @@ class DetectionConf(Record):
     moved: bool = key(must.TRUTH)  # by box regression
 
 
-@dataclasses.dataclass
 class FinetuningConf(Record):
     """Fine-tuning on windows (§4.1)."""
 
@@ -77,7 +71,6 @@ class FinetuningConf(Record):
     trains: Literal["fc", "all"] = key()
 
 
-@dataclasses.dataclass
 class MiningConf(Record):
     """SVMs with hard negatives (§4.1)."""
 
@@ -99,7 +92,6 @@ class MiningConf(Record):
     tolerance: float = key(must.BETWEEN)
 
 
-@dataclasses.dataclass
 class BoxesConf(Record):
     """Bounding-box regression (§4.1)."""
 
@@ -109,7 +101,6 @@ class BoxesConf(Record):
     mean_norm: float = key(must.POSITIVE)
 
 
-@dataclasses.dataclass
 class SuppressionConf(Record):
     """What is kept of the scored windows."""
 
@@ -118,7 +109,6 @@ class SuppressionConf(Record):
     max_per_image: int = key(must.COUNT)
 
 
-@dataclasses.dataclass
 class TimingConf(Record):
     """Seconds an image (§4.3)."""
 

@@ -188,7 +188,6 @@ def _draw_sheet(
     """Draw what was found in the first images and, in dashed lines, the objects that are there (Fig. 6)."""
     from sppnet.data.images import read_image
     from sppnet.figures.detections import contact_sheet, draw_detections
-    from sppnet.metrics.detection_ap import Truth
 
     drawn = [
         draw_detections(
@@ -196,7 +195,7 @@ def _draw_sheet(
             detections,
             classes,
             show_above=_SHOW_ABOVE,
-            truth=Truth(*image.truth),
+            truth=image.truth,
         )
         for image, detections in list(zip(images, found, strict=True))[:_SHEET_IMAGES]
     ]

@@ -113,7 +113,7 @@ def cells(layout: Layout, *, default_repeat: int) -> list[Cell]:
     """All cells of a sweep, rows outermost, repeats innermost.
 
     Raises:
-        ConfigError: The table has none of them.
+        ConfigError: The table has none of them, or a repeat is no whole number.
     """
     names = sorted(layout.axes, key=lambda name: (name == layout.repeats, list(layout.axes).index(name)))
     made = []
@@ -121,17 +121,12 @@ def cells(layout: Layout, *, default_repeat: int) -> list[Cell]:
         choice = dict(zip(names, values, strict=True))
         if _is_skipped(layout, choice):
             continue
-        made.append(
-            Cell(
-                [
-                    *layout.fixed,
-                    *(f"{layout.spelt.get(name, name)}={value}" for name, value in choice.items()),
-                ],
-                *_place(layout, choice),
-                _whole(layout.repeats, choice.pop(layout.repeats, str(default_repeat))),
-                choice,
-            )
-        )
+        overrides = [f"{layout.spelt.get(name, name)}={value}" for name, value in choice.items()]
+        place = _place(layout, choice)
+        repeat = choice.pop(layout.repeats, str(default_repeat))
+        if not repeat.isdecimal():
+            raise ConfigError(f"{layout.repeats}={repeat}: must be a whole number of 0 or more")
+        made.append(Cell([*layout.fixed, *overrides], *place, int(repeat), choice))
     if not made:
         asked = ", ".join(f"{name}={','.join(values)}" for name, values in layout.axes.items())
         raise ConfigError(f"the table has none of the cells {asked}; see table.skip in its experiment file")
@@ -206,12 +201,6 @@ def column_ids(layout: Layout) -> list[str]:
     if layout.columns is None:
         return [ONLY_COLUMN]
     return [layout.name(layout.columns, value) for value in layout.shown[layout.columns]]
-
-
-def _whole(axis: str, text: str) -> int:
-    if not text.isdecimal():
-        raise ConfigError(f"{axis}={text}: must be a whole number of 0 or more")
-    return int(text)
 
 
 def _is_number(text: str) -> bool:

@@ -58,11 +58,6 @@ class PlannedRun:
         """Its directory from `paths.runs` on: networks/<name>."""
         return f"{self.directory.path.parent.name}/{self.directory.path.name}"
 
-    @property
-    def readable(self) -> str:
-        """Its name without the key."""
-        return self.directory.path.name.rpartition("-")[0]
-
 
 class _Composed(NamedTuple):
     """A cell's configuration."""
@@ -195,7 +190,8 @@ def _words(
 ) -> dict[str, Any]:
     """What names of directories are made of."""
     conf, target = composed.conf, composed.conf.target
-    network = next((run.readable for role, run in below if role == "network"), "")
+    networks = (run.directory.path.name for role, run in below if role == "network")
+    network = next(networks, "").rpartition("-")[0]  # without the key
     words = {
         **composed.choices,
         **({"pyramid": f"bins{sum(n**2 for n in conf.pyramid.levels)}"} if conf.pyramid.any_size else {}),
@@ -221,13 +217,21 @@ def _by_role(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def built_on(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
     """All runs that others stand on, directly or through others, each once and behind what it stands on."""
+    return in_order((one for run in runs for one in run.after), lambda run: True)
+
+
+def in_order(runs: Iterable[PlannedRun], is_wanted: Callable[[PlannedRun], bool]) -> list[PlannedRun]:
+    """Runs that are wanted and what these stand on, each once and behind what it stands on.
+
+    Nothing is looked at below what is not wanted.
+    """
     ordered: dict[Path, PlannedRun] = {}
 
     def visit(run: PlannedRun) -> None:
-        for one in run.after:
-            if one.directory.path not in ordered:
+        if run.directory.path not in ordered and is_wanted(run):
+            for one in run.after:
                 visit(one)
-                ordered[one.directory.path] = one
+            ordered[run.directory.path] = run
 
     for run in runs:
         visit(run)

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, dataclass_transform
 
 from omegaconf import MISSING
 
@@ -26,18 +26,6 @@ class Rule(NamedTuple):
     expected: str
 
 
-class Record:
-    """Keys of the configuration as attributes; in what a stage is given, those that its row declares."""
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(
-                f"{type(self).__name__}.{name} is not among what this stage reads: declare it in the stage's "
-                f"row (sppnet/experiment/stages.py), so that it counts for the run's key"
-            )
-
-
 def key(rule: Rule | None = None, *, default: Any = MISSING, role: Role = "decides") -> Any:
     """A key of the configuration; its value stands in conf/.
 
@@ -57,9 +45,23 @@ def part(record: type, *, role: Role = "decides") -> Any:
 
 def named(*records: type, role: Role = "decides") -> Any:
     """A part that names its own class, whose keys are checked where a record has them; or a record."""
-    return dataclasses.field(
-        default_factory=lambda: MISSING, metadata={"records": records, "is_open": True, "role": role}
-    )
+    return dataclasses.field(default_factory=lambda: MISSING, metadata={"records": records, "role": role})
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(key, part, named))
+class Record:
+    """Keys of the configuration as attributes; in what a stage is given, those that its row declares."""
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(kw_only=True)(cls)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is not among what this stage reads: declare it in the stage's "
+                f"row (sppnet/experiment/stages.py), so that it counts for the run's key"
+            )
 
 
 def check(rule: Rule, name: str, value: Any) -> None:
@@ -91,21 +93,20 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_count(value: Any) -> bool:
+    return _is_whole(value) and value >= 1
+
+
 def _is_side(value: Any) -> bool:
-    return _is_whole(value) and 1 <= value <= MOST_PIXELS
+    return _is_count(value) and value <= MOST_PIXELS
 
 
-def _are_sides(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_side, value)) and 0 < len(set(value)) == len(value)
+def _are_different(value: Any, is_one: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(is_one, value)) and 0 < len(set(value)) == len(value)
 
 
 def _are_positive(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(0 < one < float("inf") for one in value)
-
-
-def _are_levels(value: Any) -> bool:
-    whole = isinstance(value, list) and all(_is_whole(level) and level >= 1 for level in value)
-    return whole and 0 < len(set(value)) == len(value)
 
 
 def _are_axes(value: Any) -> bool:
@@ -129,7 +130,7 @@ NATURAL: Final = at_least(0)
 PIXELS: Final = at_least(1, " pixel")
 WHOLE: Final = Rule(lambda value: _is_whole(value) and value >= 0, "a whole number of 0 or more")
 COUNT_OR_NONE: Final = Rule(
-    lambda value: value is None or (_is_whole(value) and value >= 1), "a whole number of 1 or more, or null"
+    lambda value: value is None or _is_count(value), "a whole number of 1 or more, or null"
 )
 THREADS: Final = Rule(lambda value: value is None or value >= 1, "1 or more, or null")
 POSITIVE: Final = Rule(lambda value: bool(0 < value < float("inf")), "a positive number")
@@ -153,8 +154,13 @@ SOME_OVERLAP: Final = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"
 RISING: Final = Rule(_rise, "fractions that rise and lie between 0 and 1")
 SIDE: Final = Rule(_is_side, f"from 1 to {MOST_PIXELS} pixels")
 SIDE_OR_NONE: Final = Rule(lambda value: value is None or _is_side(value), f"null, or 1 to {MOST_PIXELS}")
-SIDES: Final = Rule(_are_sides, f"different short sides of 1 to {MOST_PIXELS} pixels, e.g. [224,256]")
-LEVELS: Final = Rule(_are_levels, "different whole numbers of 1 or more, e.g. [6,3,2,1]")
+SIDES: Final = Rule(
+    lambda value: _are_different(value, _is_side),
+    f"different short sides of 1 to {MOST_PIXELS} pixels, e.g. [224,256]",
+)
+LEVELS: Final = Rule(
+    lambda value: _are_different(value, _is_count), "different whole numbers of 1 or more, e.g. [6,3,2,1]"
+)
 FOLDER: Final = Rule(
     lambda value: re.fullmatch(r"\w[\w.-]{0,59}", value) is not None and value not in _TAKEN,
     "a name for a folder in paths.runs: 1 to 60 letters, digits and _ . - behind the first",

@@ -19,6 +19,8 @@ from sppnet.experiment.plan import PlannedRun
 from sppnet.experiment.stages import STAGES
 
 OnStep = Callable[[PlannedRun, dict[str, Any]], None]  # a run's step: stage, completed, total, detail
+# From overrides, a list for every job of Hydra's launcher, to what each raised or None.
+Launch = Callable[[list[list[str]]], list[BaseException | None]]
 
 
 class RunError(SppnetError):
@@ -158,15 +160,11 @@ class Here(Runner):
 
 @final
 class Launched(Runner):
-    """All that can go at once as one array of jobs of Hydra's launcher, and then the next.
-
-    Args:
-        launch: From overrides, a list for every job, to what each raised or None.
-    """
+    """All that can go at once as one array of jobs of Hydra's launcher, and then the next."""
 
     room, is_shared = sys.maxsize, False
 
-    def __init__(self, launch: Callable[[list[list[str]]], list[BaseException | None]]) -> None:
+    def __init__(self, launch: Launch) -> None:
         self._launch = launch
         self._begun: list[PlannedRun] = []
 

@@ -8,26 +8,12 @@ import dataclasses
 import functools
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from hydra.core.config_store import ConfigStore
-
+from sppnet.experiment import detection_schema as detecting
 from sppnet.experiment import ranges as must
-from sppnet.experiment.detection_schema import (
-    BoxesConf,
-    DetectionConf,
-    FinetuningConf,
-    Hinge,
-    Mapping,
-    MiningConf,
-    ProtocolConf,
-    RcnnWindowsConf,
-    SppWindowsConf,
-    SuppressionConf,
-    TimingConf,
-)
+from sppnet.experiment.detection_schema import Hinge, Mapping
 from sppnet.experiment.ranges import Record, key, named, part
 
 
-@dataclasses.dataclass
 class ImageConf(Record):
     """Sides in pixels."""
 
@@ -41,7 +27,6 @@ class ImageConf(Record):
     transfer_side_overfeat7: int = key(must.SIDE)
 
 
-@dataclasses.dataclass
 class HeadConf(Record):
     """The fc layers."""
 
@@ -49,7 +34,6 @@ class HeadConf(Record):
     dropout: float = key(must.SHARE)
 
 
-@dataclasses.dataclass
 class PyramidConf(Record):
     """Grids that maps are pooled to (§2.2)."""
 
@@ -58,7 +42,6 @@ class PyramidConf(Record):
     any_size: bool = key()  # whether the network takes images of any size (§2.3)
 
 
-@dataclasses.dataclass
 class TrainSizesConf(Record):
     """Sides of the regions that a network is trained on (§2.3.2); ways to train have some of these."""
 
@@ -67,7 +50,6 @@ class TrainSizesConf(Record):
     high: int = key(must.SIDE)
 
 
-@dataclasses.dataclass
 class TrainingConf(Record):
     """Momentum SGD."""
 
@@ -79,7 +61,6 @@ class TrainingConf(Record):
     bias_rate: float = key(must.NATURAL)
 
 
-@dataclasses.dataclass
 class DataLoadingConf(Record):
     """Speed and safety of reading; never the result."""
 
@@ -89,7 +70,6 @@ class DataLoadingConf(Record):
     keep_maps: bool = key()
 
 
-@dataclasses.dataclass
 class TransferConf(Record):
     """SVMs on frozen features (§3.2, §3.3)."""
 
@@ -107,7 +87,6 @@ class TransferConf(Record):
     tolerance: float = key(must.BETWEEN)
 
 
-@dataclasses.dataclass
 class FeaturesConf(Record):
     """How images become the vectors that SVMs are trained on (§3.2)."""
 
@@ -116,7 +95,6 @@ class FeaturesConf(Record):
     crop: int = key(must.SIDE)
 
 
-@dataclasses.dataclass
 class ViewConf(Record):
     """How a network is shown a test image (§3.1); views have some of these."""
 
@@ -128,7 +106,6 @@ class ViewConf(Record):
     mapping: Mapping = key()
 
 
-@dataclasses.dataclass
 class DataConf(Record):
     """Labelled images (§3.1); data sets have some of these."""
 
@@ -144,14 +121,12 @@ class DataConf(Record):
     max_pixels: int = key(must.COUNT, role="eases")
 
 
-@dataclasses.dataclass
 class ScheduleConf(Record):
     """When the learning rate falls."""
 
     fractions: list[float] = key(must.RISING)
 
 
-@dataclasses.dataclass
 class TrainerConf(Record):
     """Where and how training runs."""
 
@@ -164,7 +139,6 @@ class TrainerConf(Record):
     every_steps: int = key(must.COUNT, role="eases")
 
 
-@dataclasses.dataclass
 class PathsConf(Record):
     """Where things are written, and where the data sets to transfer to are."""
 
@@ -176,7 +150,6 @@ class PathsConf(Record):
     cls: str | None = key(default=None)
 
 
-@dataclasses.dataclass
 class TableConf(Record):
     """A table's axes, layout, the paper's numbers and its claims."""
 
@@ -189,16 +162,15 @@ class TableConf(Record):
     per_class: str | None = key(default=None)
     repeats: Literal["seed", "split"] = key()
     skip: list[Any] = key(must.SKIP, default=[])
-    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    labels: dict[str, str] = key(default={})
     metrics: list[Any] = key(must.METRICS, default=[])
-    measures: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
-    paper: dict[str, Any] = dataclasses.field(default_factory=dict)
-    paper_data: list[str] = dataclasses.field(default_factory=list)
-    others: list[Any] = dataclasses.field(default_factory=list)
-    claims: list[Any] = dataclasses.field(default_factory=list)
+    measures: dict[str, list[Any]] = key(default={})
+    paper: dict[str, Any] = key(default={})
+    paper_data: list[str] = key(default=[])
+    others: list[Any] = key(default=[])
+    claims: list[Any] = key(default=[])
 
 
-@dataclasses.dataclass
 class Conf(Record):
     """The root of every configuration."""
 
@@ -222,16 +194,18 @@ class Conf(Record):
     target: dict[str, Any] | None = named()
     features: FeaturesConf = part(FeaturesConf)
     transfer: TransferConf | None = named(TransferConf)
-    protocol: ProtocolConf = part(ProtocolConf)
+    protocol: detecting.ProtocolConf = part(detecting.ProtocolConf)
     proposals: dict[str, Any] = named()
     test_proposals: dict[str, Any] | None = key(default=None)
-    windows: SppWindowsConf | RcnnWindowsConf = named(SppWindowsConf, RcnnWindowsConf)
-    detection: DetectionConf | None = named(DetectionConf)
-    mining: MiningConf = part(MiningConf)
-    boxes: BoxesConf = part(BoxesConf)
-    suppression: SuppressionConf = part(SuppressionConf)
-    finetuning: FinetuningConf = part(FinetuningConf)
-    timing: TimingConf = part(TimingConf)
+    windows: detecting.SppWindowsConf | detecting.RcnnWindowsConf = named(
+        detecting.SppWindowsConf, detecting.RcnnWindowsConf
+    )
+    detection: detecting.DetectionConf | None = named(detecting.DetectionConf)
+    mining: detecting.MiningConf = part(detecting.MiningConf)
+    boxes: detecting.BoxesConf = part(detecting.BoxesConf)
+    suppression: detecting.SuppressionConf = part(detecting.SuppressionConf)
+    finetuning: detecting.FinetuningConf = part(detecting.FinetuningConf)
+    timing: detecting.TimingConf = part(detecting.TimingConf)
     trainer: TrainerConf = part(TrainerConf)
     data_loading: DataLoadingConf = part(DataLoadingConf, role="eases")
     paths: PathsConf = part(PathsConf, role="eases")
@@ -248,34 +222,18 @@ class Conf(Record):
     run_directory: str = key(default="", role="sweep")  # of a launcher's job; the sweep says it
 
 
-def register_schema() -> None:
-    """Make the schema known to Hydra, first in config.yaml's defaults."""
-    ConfigStore.instance().store(name="schema", node=_for_hydra(Conf))
-
-
 @functools.cache
-def _for_hydra(record: type) -> type:
+def for_hydra(record: type) -> type:
     """The record as OmegaConf takes it: it knows no parts that name their own class, and no Literal."""
-    types = get_type_hints(record)
-    fields = [
-        (
-            one.name,
-            _type_for_hydra(one, types[one.name]),
-            dataclasses.field(default_factory=_default(one, types)),
-        )
-        for one in dataclasses.fields(record)
-    ]
+    types, fields = get_type_hints(record), []
+    for one in dataclasses.fields(record):
+        kind: Any = types[one.name]
+        default: Any = one.default_factory
+        if dataclasses.is_dataclass(kind):
+            kind = default = for_hydra(kind)  # type: ignore[arg-type]
+        elif get_origin(kind) is Literal:
+            kind = type(get_args(kind)[0])
+        elif "records" in one.metadata or "dict" in str(kind):
+            kind = Any
+        fields.append((one.name, kind, dataclasses.field(default_factory=default)))
     return dataclasses.make_dataclass(record.__name__, fields)
-
-
-def _type_for_hydra(one: "dataclasses.Field[Any]", kind: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _for_hydra(kind)  # type: ignore[arg-type]
-    if get_origin(kind) is Literal:
-        return type(get_args(kind)[0])
-    return Any if one.metadata.get("is_open") or "dict" in str(kind) else kind
-
-
-def _default(one: "dataclasses.Field[Any]", types: dict[str, Any]) -> Any:
-    kind = types[one.name]
-    return _for_hydra(kind) if dataclasses.is_dataclass(kind) else one.default_factory  # type: ignore[arg-type]

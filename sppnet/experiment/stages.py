@@ -96,10 +96,7 @@ def _network(when: Condition = lambda conf: True) -> tuple[Need, ...]:
 
 def _windows_in(image_set: str) -> tuple[Need, ...]:
     """Where windows are, and what they are pooled from."""
-    return (
-        Need("proposals", image_set=image_set),
-        Need("maps", image_set=image_set, when=_keeps_maps),
-    )
+    return (Need("proposals", image_set=image_set), Need("maps", image_set=image_set, when=_keeps_maps))
 
 
 _FROZEN: Final = (

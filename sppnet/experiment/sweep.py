@@ -21,17 +21,19 @@ from sppnet.experiment import layout
 from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.contents import Contents
 from sppnet.experiment.installation import device_of, require_device, usable_cores
-from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_differ
+from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_differ, in_order
 from sppnet.experiment.reading import deciding, narrowed, read_conf
-from sppnet.experiment.runners import Ended, Here, Launched, RunError, run_all
+from sppnet.experiment.runners import Ended, Here, Launch, Launched, RunError, run_all
+from sppnet.experiment.schema import Conf
 from sppnet.experiment.stages import read_by_tables_of
 from sppnet.experiment.sweep_view import SweepView
 from sppnet.experiment.table_file import table_file, write_table_file
 from sppnet.experiment.workers import SideBySide
 from sppnet.tables.provenance import changes_since
+from sppnet.tables.results import read_table
+from sppnet.tables.terminal import print_table
 
 _DoneT = TypeVar("_DoneT")
-Launch = Callable[[list[list[str]]], list[BaseException | None]]
 
 
 def sweep(
@@ -88,8 +90,8 @@ def sweep(
         print(f"{num_done} of {len(cells)} cells are complete, {len(cells) - num_done} to run", flush=True)
     if num_done < len(cells) and conf.preset == "paper":
         print("preset=paper: weeks on one GPU with ImageNet; preset=mini takes minutes", file=sys.stderr)
-    errors = _run(pending, cells, jobs=conf.jobs, is_shown=conf.progress, launch=launch)
-    _print_table(table_dir, group)
+    errors = _run(pending, cells, conf, launch)
+    print_table(read_table(table_dir, group), table_dir)
     _end(cells, errors)
 
 
@@ -153,32 +155,18 @@ def _pending(cells: Sequence[PlannedRun], *, reruns_stale: bool) -> list[Planned
             print(f"damaged: {damage}; the run is made again", file=sys.stderr)
         elif reruns_stale and run.directory.is_complete and changes_since(run.directory.path):
             run.directory.reopen()
-    ordered: dict[Path, PlannedRun] = {}
-
-    def visit(run: PlannedRun) -> None:
-        if not run.directory.is_complete and run.directory.path not in ordered:
-            for one in run.after:
-                visit(one)
-            ordered[run.directory.path] = run
-
-    for run in [*damaged, *cells]:
-        visit(run)
-    return list(ordered.values())
+    return in_order([*damaged, *cells], lambda run: not run.directory.is_complete)
 
 
 def _run(
-    pending: Sequence[PlannedRun],
-    cells: Sequence[PlannedRun],
-    *,
-    jobs: int,
-    is_shown: bool,
-    launch: Launch | None,
+    pending: Sequence[PlannedRun], cells: Sequence[PlannedRun], conf: Conf, launch: Launch | None
 ) -> dict[Path, RunError]:
     """Run what is pending, and show it."""
     if not pending:
         return {}
     done = sum(cell.directory.is_complete for cell in cells)
-    with SweepView(total=len(cells), done=done, is_shown=is_shown) as view:
+    view = SweepView(total=len(cells), done=done, is_shown=conf.progress)
+    with view.bars:
 
         def on_step(run: PlannedRun, step: dict[str, Any]) -> None:
             view.update(run.plan.label, step["stage"], step["completed"], step["total"], step["detail"])
@@ -188,7 +176,7 @@ def _run(
 
         if launch is not None:
             return run_all(pending, Launched(launch), on_end)
-        room = min(jobs or usable_cores(), len(pending))
+        room = min(conf.jobs or usable_cores(), len(pending))
         if room == 1 or _is_a_chain(pending):
             return run_all(pending, Here(on_step), on_end)
         with SideBySide.with_workers(room, on_step) as runner:
@@ -209,13 +197,6 @@ def _line(ended: Ended) -> str:
     if not ended.run.directory.is_complete:
         return f"left {name} to another process that runs it"
     return f"done {name} in {read_json(path / 'status.json').get('seconds', 0.0):.0f} s"
-
-
-def _print_table(table_dir: Path, group: str) -> None:
-    from sppnet.tables.results import read_table
-    from sppnet.tables.terminal import print_table
-
-    print_table(read_table(table_dir, group), table_dir)
 
 
 def _end(cells: Sequence[PlannedRun], errors: dict[Path, RunError]) -> None:

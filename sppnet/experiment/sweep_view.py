@@ -1,8 +1,7 @@
 """What a running sweep shows: a bar for the sweep and one for each cell; plain lines without a terminal."""
 
 import time
-from types import TracebackType
-from typing import Final, Self, final
+from typing import Final, final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,6 +19,9 @@ class SweepView:
         total: Cells of the sweep.
         done: Cells that are complete already.
         is_shown: False says nothing but the lines of finished cells.
+
+    Attributes:
+        bars: Are shown while they are entered.
     """
 
     def __init__(self, *, total: int, done: int, is_shown: bool) -> None:
@@ -30,7 +32,7 @@ class SweepView:
         name = Column(no_wrap=True, overflow="ellipsis", ratio=2)
         detail = Column(no_wrap=True, overflow="ellipsis", ratio=3)
         clock = Column(no_wrap=True, min_width=7)
-        self._bars = Progress(
+        self.bars = Progress(
             TextColumn("{task.description}", table_column=name),
             *([BarColumn(bar_width=12)] if self.console.width >= _WIDE else []),
             TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}", table_column=detail),
@@ -42,37 +44,28 @@ class SweepView:
             disable=not (is_shown and self.console.is_terminal),
         )
         self._cells: dict[str, TaskID] = {}
-        self._sweep = self._bars.add_task("sweep", total=total, completed=done, detail="cells")
+        self._sweep = self.bars.add_task("sweep", total=total, completed=done, detail="cells")
         self._said_at = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def update(self, label: str, stage: str, completed: int, total: int, detail: str) -> None:
         """One batch of a cell is done."""
         if label not in self._cells:
-            self._cells[label] = self._bars.add_task(label, total=total, detail="")
-        self._bars.update(
+            self._cells[label] = self.bars.add_task(label, total=total, detail="")
+        self.bars.update(
             self._cells[label], completed=completed, total=total, detail=f"{stage} {detail}".rstrip()
         )
-        if not self.console.is_terminal and self.is_shown:
-            self._say_sometimes(f"{label}: {stage} {completed}/{total} {detail}".rstrip())
+        is_quiet = self.console.is_terminal or not self.is_shown
+        if not is_quiet and time.monotonic() - self._said_at >= _LINE_EVERY_SECONDS:
+            self._said_at = time.monotonic()
+            self._say(f"{label}: {stage} {completed}/{total} {detail}".rstrip())
 
     def finish(self, label: str, line: str, *, is_cell: bool) -> None:
         """A run has ended, well or not: a cell of the table, or what cells build on."""
         if label in self._cells:
-            self._bars.remove_task(self._cells.pop(label))
+            self.bars.remove_task(self._cells.pop(label))
         self.done += is_cell
-        self._bars.update(self._sweep, completed=self.done)
-        self.console.print(f"[{self.done}/{self.total}] {line}", markup=False)
+        self.bars.update(self._sweep, completed=self.done)
+        self._say(line)
 
-    def _say_sometimes(self, line: str) -> None:
-        if time.monotonic() - self._said_at >= _LINE_EVERY_SECONDS:
-            self._said_at = time.monotonic()
-            self.console.print(f"[{self.done}/{self.total}] {line}", markup=False)
+    def _say(self, line: str) -> None:
+        self.console.print(f"[{self.done}/{self.total}] {line}", markup=False)

@@ -1,5 +1,6 @@
 """What a sweep writes down of its table for `sppnet report`: its layout, and which run is which cell."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,7 +76,8 @@ def _data(conf: Conf) -> str:
 def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
     """Write the table's description; of an earlier one keep the rows, columns and cells it had more.
 
-    The command is that of the last sweep that ran anything.
+    One that is damaged or of another version is written anew. The command is that of the last sweep that ran
+    anything.
     """
     lock = lock_file(file.parent / ".lock", wait=True)
     assert lock is not None, "it was waited for"
@@ -85,7 +87,10 @@ def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
 
 
 def _write_merged(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
-    if old := _read(file):
+    old: Any = None
+    with contextlib.suppress(ArtifactError):
+        old = read_json(file)
+    if isinstance(old, dict) and old.get("format") == FORMAT:
         for part in ("rows", "columns", "seeds", "built_on"):
             new[part] = old[part] + [value for value in new[part] if value not in old[part]]
         places = {_place(cell) for cell in new["cells"]}
@@ -93,15 +98,6 @@ def _write_merged(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
         if is_done:
             new |= {key: old[key] for key in ("created", "command")}
     write_json(file, new)
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    """An earlier description; one that is damaged or of another version is written anew."""
-    try:
-        old = read_json(file) if file.exists() else None
-    except ArtifactError:
-        return None
-    return old if isinstance(old, dict) and old.get("format") == FORMAT else None
 
 
 def _place(cell: dict[str, Any]) -> tuple[str, str, int]:

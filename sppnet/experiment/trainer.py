@@ -13,8 +13,7 @@ from sppnet.experiment.making import make
 from sppnet.experiment.take import Take
 from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
 from sppnet.run.guards import StepSeed, StopBetweenBatches
-from sppnet.run.metrics_file import MetricsFile
-from sppnet.run.progress import BatchProgress, CellProgress
+from sppnet.run.progress import BatchProgress, CellProgress, MetricsFile
 
 log = logging.getLogger(__name__)
 

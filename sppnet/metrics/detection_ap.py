@@ -8,10 +8,11 @@ from typing import Literal, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from sppnet.data.window_labels import GroundTruth
 from sppnet.errors import ConfigError, DataError, NonFiniteError
 from sppnet.metrics.average_precision import (
     OfEveryClass,
@@ -44,14 +45,6 @@ class Detections(NamedTuple):
     boxes_xyxy: Float[Tensor, "n 4"]  # 0-based pixels, both ends belong to the box
     scores: Float[Tensor, " n"]
     labels: Int[Tensor, " n"]
-
-
-class Truth(NamedTuple):
-    """What there is to find in an image."""
-
-    boxes_xyxy: Float[Tensor, "m 4"]  # 0-based pixels, both ends belong to the box
-    labels: Int[Tensor, " m"]
-    is_difficult: Bool[Tensor, " m"]  # found or not, these do not count
 
 
 class _Found(NamedTuple):
@@ -113,7 +106,7 @@ class VocDetectionAP(OfEveryClass):
         for name, empty in _EMPTY.items():
             getattr(self, name).append(empty.to(self.device))
 
-    def update(self, image: int, detections: Detections, truth: Truth) -> None:
+    def update(self, image: int, detections: Detections, truth: GroundTruth) -> None:
         """Take an image.
 
         Args:

@@ -20,12 +20,12 @@ import yaml
 from sppnet.artifacts import (
     cannot_write,
     damage_behind,
+    file_digest,
     lock_file,
     read_json,
     remove_temporaries,
     require_inside,
     write_json,
-    write_marker,
     write_text,
 )
 from sppnet.errors import ArtifactError, ResourceError
@@ -207,8 +207,11 @@ class RunDirectory:
     def write_complete(self, metrics: Mapping[str, float], *, files: tuple[str, ...]) -> None:
         """Write the metrics, then the marker that vouches for them and for `files`."""
         write_json(self.path / "metrics.json", dict(metrics))
-        names = ("metrics.json", *files)
-        write_marker(self.path / _MARKER, {name: self.path / name for name in names})
+        entries = {
+            name: {"bytes": (self.path / name).stat().st_size, "sha256": file_digest(self.path / name)}
+            for name in ("metrics.json", *files)
+        }
+        write_json(self.path / _MARKER, {"files": entries})
 
     def reopen(self) -> None:
         """Make a complete run one that is to be made again; what it left stays until it is written anew."""

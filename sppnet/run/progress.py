@@ -1,11 +1,19 @@
-"""Tells whoever shows it how far a cell is; knows nothing of terminals."""
+"""What a run says while it trains: how far it is, to whoever shows it, and metrics.jsonl.
 
+metrics.jsonl has one JSON object a line, flushed as it goes.
+"""
+
+import hashlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from sppnet.artifacts import cannot_write, reading, write_atomic
 from sppnet.data.records import ImageBatch
+from sppnet.errors import ArtifactError
 
 
 class Step(NamedTuple):
@@ -65,3 +73,97 @@ class CellProgress(Callback):
     ) -> None:
         """One batch further."""
         self.report(Step("testing", batch_idx + 1, int(sum(trainer.num_test_batches)), ""))
+
+
+@final
+class MetricsFile(Callback):
+    """Writes the training loss every `every_steps` steps and the epoch's metrics when it ends.
+
+    The number of lines is part of the checkpoint: a resumed run cuts off the lines that were written
+    after it, so that none is missing and none is there twice. Must stand before `RunCheckpoint`.
+    """
+
+    def __init__(self, *, directory: Path, every_steps: int) -> None:
+        self.path = directory / "metrics.jsonl"
+        self.every_steps = every_steps
+        self.num_lines = 0
+        self.loss_sum, self.num_batches = 0.0, 0  # of the epoch so far
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lines written so far, and the unfinished epoch's losses."""
+        digest = hashlib.sha256(self._written()).hexdigest()
+        return {
+            "num_lines": self.num_lines,
+            "lines": digest,
+            "loss_sum": self.loss_sum,
+            "num_batches": self.num_batches,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the checkpoint's.
+
+        Raises:
+            ArtifactError: The lines are not those that it knows.
+        """
+        with reading(self.path.parent):
+            self.num_lines, lines = state_dict["num_lines"], state_dict["lines"]
+            self.loss_sum, self.num_batches = state_dict["loss_sum"], state_dict["num_batches"]
+        if hashlib.sha256(self._written()).hexdigest() != lines:
+            raise ArtifactError(
+                f"{self.path}: its first {self.num_lines} lines are not those that the checkpoint knows; "
+                f"restore the file, or remove its directory to train anew"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Cut off what came after the checkpoint (all of it, in a new run)."""
+        if not trainer.is_global_zero:
+            return
+        written = self._written()
+        write_atomic(self.path, lambda stream: stream.write(written))
+        # A dashboard's second part takes the place of its first when it is synchronised: it has to be whole.
+        for row in map(json.loads, written.splitlines()):
+            for logger in trainer.loggers:
+                logger.log_metrics({key: float(value) for key, value in row.items()}, step=row["step"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A line with the loss, the learning rate and, of images, the training size."""
+        loss = float(outputs["loss"])
+        self.loss_sum += loss
+        self.num_batches += 1
+        if trainer.global_step % self.every_steps == 0:
+            size = {"train/size": batch.size} if isinstance(batch, ImageBatch) else {}
+            self._append(trainer, {"train/loss": loss, **size})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A line with the epoch's mean loss and its errors on held-out images."""
+        held_out = {
+            key: float(trainer.callback_metrics[key])
+            for key in sorted(trainer.callback_metrics)
+            if key.startswith("val/")
+        }
+        mean_loss = self.loss_sum / max(1, self.num_batches)
+        self._append(trainer, {"end_of_epoch": 1, "train/loss": mean_loss, **held_out})
+        self.loss_sum, self.num_batches = 0.0, 0
+
+    def _written(self) -> bytes:
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        return b"".join(lines[: self.num_lines])
+
+    def _append(self, trainer: Trainer, metrics: dict[str, float | int]) -> None:
+        if not trainer.is_global_zero:
+            return
+        learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "learning_rate": learning_rate,
+            **metrics,
+        }
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+        except OSError as error:  # a line that is missing would be missing for ever
+            raise cannot_write(self.path, error) from error
+        self.num_lines += 1

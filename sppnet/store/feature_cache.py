@@ -52,9 +52,12 @@ class FeatureCache:
         hold = cache_lock(self.root, f"entry-{name}", shared=True, wait=True)
         assert hold is not None, "it was waited for"
         manifest = {"source": source, "kind": kind, "dim": dim, "identity": identity}
-        # For people only; keys and sizes decide. One that is missing or damaged is written again.
         require_inside(self.root / name, self.root)
-        if _read(self.root / name / MANIFEST) != json.loads(json.dumps(manifest)):
+        written = None
+        with contextlib.suppress(ArtifactError):
+            written = read_json(self.root / name / MANIFEST)
+        # For people only; keys and sizes decide. One that is missing or damaged is written again.
+        if written != json.loads(json.dumps(manifest)):
             lock = cache_lock(self.root, "manifests", wait=True)
             assert lock is not None, "it was waited for"
             with lock:
@@ -90,9 +93,3 @@ def entries(root: Path) -> list[Path]:
         for path in root.iterdir()
         if _ENTRY_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     )
-
-
-def _read(manifest: Path) -> Any:
-    with contextlib.suppress(ArtifactError):
-        return read_json(manifest)
-    return None

@@ -12,8 +12,6 @@ from sppnet.progress_bar import show_progress
 from sppnet.store.entry import BYTES_PER_NUMBER, MANIFEST, ROWS, cache_lock, shard_files
 from sppnet.store.feature_cache import entries
 
-_SECONDS_PER_DAY = 24 * 3600
-
 
 class EntryReport(NamedTuple):
     """One source's shards. What only its manifest tells is "?" or 0 where that is damaged."""
@@ -49,8 +47,7 @@ def stat(root: Path) -> list[EntryReport]:
     Raises:
         DataError: There is no such directory.
     """
-    reports = [_report(entry) for entry in entries(root)]
-    return sorted(reports, key=lambda report: -report.last_used)
+    return sorted(map(_report, entries(root)), key=lambda report: -report.last_used)
 
 
 def verify(root: Path) -> tuple[int, list[Path]]:
@@ -88,7 +85,7 @@ def gc(root: Path, *, unused_days: float | None, max_bytes: int | None) -> Freed
                 free.append(entry)
         files = sorted((f for entry in free for f in _files(entry)), key=lambda file: file.last_used)
         left = sum(file.num_bytes for entry in found for file in _files(entry))
-        oldest = float("-inf") if unused_days is None else time.time() - unused_days * _SECONDS_PER_DAY
+        oldest = float("-inf") if unused_days is None else time.time() - unused_days * 24 * 3600
         removed = []
         for file in files:
             if file.last_used <= oldest or (max_bytes is not None and left > max_bytes):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sppnet.data.window_labels import DetectionImage
 from sppnet.estimators.box_regressor import BoxRegressor, BoxRegressorState
-from sppnet.metrics.detection_ap import Detections, Truth, VocDetectionAP
+from sppnet.metrics.detection_ap import Detections, VocDetectionAP
 from sppnet.ops.boxes import clip_boxes
 from sppnet.ops.suppression import suppress_per_class
 from sppnet.run.guards import require_scores
@@ -180,7 +180,7 @@ def average_precision(
     """Eleven-point AP of every class (VOC 2007), a fraction; NaN for a class without objects."""
     metric = VocDetectionAP(num_classes=num_classes, min_overlap=0.5, interpolation="11point")
     for number, (image, detections) in enumerate(zip(images, found, strict=True)):
-        metric.update(number, detections, Truth(*image.truth))
+        metric.update(number, detections, image.truth)
     return metric.compute()
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.artifacts import write_json, write_marker
+from sppnet.artifacts import write_json
 from sppnet.cli import report, status
 from sppnet.errors import ArtifactError, ConfigError, DataError, ResourceError
+from sppnet.run.directory import RunDirectory
 
 
 def _make_table(directory: Path, group: str = "ab12cd34", name: str = "table2") -> Path:
@@ -48,8 +49,7 @@ def _make_table(directory: Path, group: str = "ab12cd34", name: str = "table2") 
         "machine": "a processor",
     }
     write_json(done / "provenance.json", {"takes": [take], "code": {}, "below": {}})
-    write_json(done / "metrics.json", {"test/top1_error": 0.25})
-    write_marker(done / "COMPLETE", {"metrics.json": done / "metrics.json"})
+    RunDirectory(done).write_complete({"test/top1_error": 0.25}, files=())
     error = "OutOfMemory:\n48 GB"
     write_json(
         failed / "status.json",

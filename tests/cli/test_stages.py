@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from sppnet.artifacts import read_json, write_marker
+from sppnet.artifacts import read_json
 from sppnet.errors import ConfigError
 from sppnet.experiment.execution import run_in
 from sppnet.experiment.stages import STAGES, Need, Stage
@@ -100,7 +100,8 @@ def spoil_code(run: Path, module: str) -> None:
     text = json.dumps(made, indent=1) + "\n"
     assert len(text) == (run / "provenance.json").stat().st_size
     (run / "provenance.json").write_text(text)
-    write_marker(run / "COMPLETE", {name: run / name for name in read_json(run / "COMPLETE")["files"]})
+    files = tuple(set(read_json(run / "COMPLETE")["files"]) - {"metrics.json"})
+    RunDirectory(run).write_complete(read_json(run / "metrics.json"), files=files)
 
 
 def test_a_finished_run_of_other_code_is_used_marked_and_made_again_when_asked(

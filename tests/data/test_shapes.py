@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sppnet.data import shape_drawing, shapes
+from sppnet.data import shape_drawing
 from sppnet.data.shape_drawing import CLASSES, OUTLINES, Placement, paint_scene
 from sppnet.data.shapes import ShapesReader, build_shapes
 from sppnet.data.splits import Selection
@@ -82,10 +82,10 @@ def test_the_reader_needs_numbers(tmp_path):
 
 def test_the_place_is_the_environments_or_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("SPPNET_DATA", str(tmp_path))
-    assert shapes.default_root() == tmp_path
+    assert build_shapes(None, **TINY, seed=0).parent == tmp_path
     monkeypatch.delenv("SPPNET_DATA")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert shapes.default_root() == tmp_path / ".cache" / "sppnet"
+    assert build_shapes(None, **TINY, seed=0).parent == tmp_path / ".cache" / "sppnet"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -12,11 +12,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from sppnet.experiment import layout
+from sppnet.experiment.compose import register
 from sppnet.experiment.contents import Contents
 from sppnet.experiment.installation import conf_dir
 from sppnet.experiment.layout import Cell, column_ids, lay_out, row_ids
 from sppnet.experiment.plan import Planner, built_on
-from sppnet.experiment.schema import register_schema
 
 EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
 # A table for real weights names its preset itself; every other is run in these.
@@ -33,7 +33,7 @@ MADE_FOR = {"layer=random_pool_squeezenet": "backbone=squeezenet1_1_imagenet"}
 
 
 def composed(*overrides: str) -> DictConfig:
-    register_schema()
+    register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("config", overrides=[*GIVEN, *overrides], return_hydra_config=True)
 

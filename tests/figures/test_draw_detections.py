@@ -7,9 +7,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from sppnet.data.voc2007 import VOC_CLASSES
+from sppnet.data.window_labels import GroundTruth
 from sppnet.errors import ConfigError
 from sppnet.figures.detections import class_colours, contact_sheet, draw_detections
-from sppnet.metrics.detection_ap import Detections, Truth
+from sppnet.metrics.detection_ap import Detections
 
 CLASSES = ("cat", "person")
 
@@ -99,7 +100,7 @@ def test_a_box_beyond_the_picture_is_drawn_at_its_border():
 
 
 def test_objects_are_dashed():
-    truth = Truth(torch.tensor([[50.0, 60, 250, 200]]), torch.tensor([0]), torch.tensor([False]))
+    truth = GroundTruth(torch.tensor([[50.0, 60, 250, 200]]), torch.tensor([0]), torch.tensor([False]))
     drawn = draw_detections(grey(), detections(), CLASSES, show_above=0.0, truth=truth)
     side = (np.asarray(drawn)[60, 50:251] == class_colours(CLASSES)["cat"]).all(axis=1)
     assert 0.4 < side.mean() < 0.6

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from sppnet.data.window_labels import GroundTruth
 from sppnet.errors import ConfigError, DataError, NonFiniteError
-from sppnet.metrics.detection_ap import Detections, Truth, VocDetectionAP
+from sppnet.metrics.detection_ap import Detections, VocDetectionAP
 
 # Boxes of 10 x 10 pixels: equal, 9 of 11 columns shared, exactly a half, a little less, none.
 SAME, NEAR, HALF, LESS, FAR = (0, 0, 9, 9), (1, 0, 10, 9), (0, 0, 9, 19), (0, 0, 9, 20), (50, 50, 59, 59)
@@ -25,7 +26,7 @@ def detections(*rows):
 
 def truth(*rows):
     """Rows (box,), (box, difficult) or (box, difficult, label)."""
-    return Truth(
+    return GroundTruth(
         torch.tensor([row[0] for row in rows], dtype=torch.float32).reshape(-1, 4),
         torch.tensor([row[2] if len(row) > 2 else 0 for row in rows], dtype=torch.long),
         torch.tensor([len(row) > 1 and row[1] for row in rows], dtype=torch.bool),
@@ -233,7 +234,7 @@ def random_image(random, num_classes):
             torch.from_numpy(random.integers(-4, 4, n) / 4).float(),
             torch.from_numpy(labels),
         ),
-        Truth(
+        GroundTruth(
             torch.from_numpy(there).float(), torch.from_numpy(kinds), torch.from_numpy(random.random(m) < 0.3)
         ),
     )

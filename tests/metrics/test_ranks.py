@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+from sppnet.data.window_labels import GroundTruth
 from sppnet.metrics.average_precision import AveragePrecision
-from sppnet.metrics.detection_ap import Detections, Truth, VocDetectionAP
+from sppnet.metrics.detection_ap import Detections, VocDetectionAP
 
 NUM_IMAGES, NUM_CLASSES = 7, 3
 
@@ -25,7 +26,7 @@ def image(number):
         return torch.randint(NUM_CLASSES, (count,), generator=generator)
 
     scores = torch.randint(3, (n,), generator=generator).float()
-    return Detections(boxes(n), scores, labels(n)), Truth(
+    return Detections(boxes(n), scores, labels(n)), GroundTruth(
         boxes(3), labels(3), torch.tensor([False, False, True])
     )
 

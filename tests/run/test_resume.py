@@ -11,7 +11,7 @@ import torch
 from sppnet.artifacts import write_named_by_digest
 from sppnet.errors import ArtifactError
 from sppnet.run.checkpoints import DigestCheckpointIO, newest_checkpoint
-from sppnet.run.metrics_file import MetricsFile
+from sppnet.run.progress import MetricsFile
 
 # Every batch is followed by a checkpoint: wherever the kill falls, there is one in mid-epoch.
 ALWAYS = "trainer.checkpoint_minutes=0"

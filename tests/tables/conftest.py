@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sppnet.artifacts import read_json, write_json, write_marker
+from sppnet.artifacts import read_json, write_json
+from sppnet.run.directory import RunDirectory
 
 TOP1 = {
     "key": "test/top1_error",
@@ -71,8 +72,7 @@ class Sweep:
         values = dict(metrics) if isinstance(metrics, dict) else {"test/top1_error": metrics}
         values |= {} if num_images is None else {"test/num_images": num_images}
         directory = self.stopped(row, column, "complete", seed=seed, group=group)
-        write_json(directory / "metrics.json", values)
-        write_marker(directory / "COMPLETE", {"metrics.json": directory / "metrics.json"})
+        RunDirectory(directory).write_complete(values, files=())
         return directory
 
     def stopped(
