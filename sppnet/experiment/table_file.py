@@ -50,6 +50,7 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
         "metrics": table.metrics or _measured(table.measures, cells),
         "paper": table.paper,
         "paper_data": table.paper_data,
+        "tested": tested["name"],
         "num_test": tested.get("facts", {}).get("num_test"),
         "claims": table.claims,
         "curve": table.curve,

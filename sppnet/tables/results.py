@@ -190,7 +190,9 @@ def _part(raw: Mapping[str, Any], runs: Iterable[Run]) -> str:
     """What was tested on, if it is not all of what its name says, or something else in that layout."""
     counts = sorted({run.metrics["test/num_images"] for run in runs if "test/num_images" in run.metrics})
     tested = " or ".join(f"{count:.0f}" for count in counts) or "no"
-    return f"{raw['data']}'s layout, {tested} test images where {raw['data']} has {raw['num_test']}"
+    name = raw["tested"]
+    part = f"{name}'s layout, {tested} test images where {name} has {raw['num_test']}"
+    return str(raw["data"]).replace(name, part, 1)
 
 
 def _stale(runs: Iterable[Run]) -> list[str]:

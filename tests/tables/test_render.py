@@ -88,10 +88,10 @@ def test_numbers_on_other_data_are_not_set_against_the_papers(sweep):
 
 
 def test_a_part_of_a_data_set_is_not_called_by_its_name_alone(sweep):
-    sweep.describe(data="VOC 2007", num_test=4952)
+    sweep.describe(data="VOC 2007 (weights w)", tested="VOC 2007", num_test=4952)
     sweep.run("no_spp", "zf5", 0.312, num_images=600)
     table = read_table(sweep.directory)
-    assert table.data == "VOC 2007's layout, 600 test images where VOC 2007 has 4952"
+    assert table.data == "VOC 2007's layout, 600 test images where VOC 2007 has 4952 (weights w)"
     assert table.cells["no_spp", "zf5"].measured["test/top1_error"].difference is None
 
 
