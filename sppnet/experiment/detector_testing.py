@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # import torch
 _DETECTIONS: Final = "detections.safetensors"
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
 _RESULTS: Final = "results"
-_SHEET: Final = "detections.jpg"
+SHEET: Final = "detections.jpg"
 _SHEET_IMAGES, _SHEET_COLUMNS, _SHEET_SIDE = 20, 4, 400  # as many as Fig. 6 has in a column or two; pixels
 _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
 
@@ -200,4 +200,4 @@ def _draw_sheet(
         for image, detections in list(zip(images, found, strict=True))[:_SHEET_IMAGES]
     ]
     sheet = contact_sheet(drawn, columns=_SHEET_COLUMNS, side=_SHEET_SIDE)
-    write_atomic(take.path / _SHEET, lambda stream: sheet.save(stream, "JPEG", quality=90))
+    write_atomic(take.path / SHEET, lambda stream: sheet.save(stream, "JPEG", quality=90))

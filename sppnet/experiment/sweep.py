@@ -20,6 +20,7 @@ from sppnet.errors import ConfigError, PartialSweepError
 from sppnet.experiment import layout
 from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.contents import Contents
+from sppnet.experiment.detector_testing import SHEET
 from sppnet.experiment.installation import device_of, require_device, usable_cores
 from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_differ, in_order
 from sppnet.experiment.reading import deciding, narrowed, read_conf
@@ -92,6 +93,8 @@ def sweep(
         print("preset=paper: weeks on one GPU with ImageNet; preset=mini takes minutes", file=sys.stderr)
     errors = _run(pending, cells, conf, launch)
     print_table(read_table(table_dir, group), table_dir)
+    if any(table_dir.glob(f"*/{SHEET}")):
+        print(f"what was detected: {table_dir}/*/{SHEET}")
     _end(cells, errors)
 
 

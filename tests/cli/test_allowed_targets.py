@@ -84,7 +84,8 @@ def test_a_name_is_listed_or_not_whatever_it_begins_with(sppnet, capfd, tiny, fo
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("package", [pytest.param("_global_", marks=pytest.mark.slow), "data"])
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["_global_", "data"])
 def test_what_the_users_own_folder_names_explicitly_is_made(
     sppnet, tiny, tmp_path: Path, folder: Path, monkeypatch, package: str
 ):
@@ -116,8 +117,17 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("change", CONFIGS)
-@pytest.mark.parametrize("run", ["table9/pool-*", "networks/*finetuned*", "networks/*-seed0-????????"])
+@pytest.mark.parametrize(
+    "change", ["proposals", *(pytest.param(name, marks=pytest.mark.slow) for name in [*CONFIGS][1:])]
+)
+@pytest.mark.parametrize(
+    "run",
+    [
+        "table9/pool-*",
+        pytest.param("networks/*finetuned*", marks=pytest.mark.slow),
+        pytest.param("networks/*-seed0-????????", marks=pytest.mark.slow),
+    ],
+)
 def test_a_detector_from_anywhere_runs_nothing(
     sppnet, capfd, detectors: Path, tmp_path: Path, canary: Path, change: str, run: str
 ):

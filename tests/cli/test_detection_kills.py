@@ -95,6 +95,7 @@ def killed_and_again(sppnet, start, runs: Path, kill: Kill, *arguments: str) -> 
     return run
 
 
+@pytest.mark.slow
 def test_a_signal_stops_proposals_behind_the_picture_under_way(start, detectors: Path, table9):
     remove(detectors, KILLS[0].removed)
     process = start(*table9)
