@@ -144,6 +144,7 @@ def test_a_detector_from_anywhere_runs_nothing(
     assert code == 4
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_of_a_run_is_damaged(sppnet, capfd, detectors: Path, tmp_path: Path):
     (run,) = (detectors / "table9").glob("pool-*")
     shutil.copy(run / "detections.jpg", tmp_path / "photo.jpg")

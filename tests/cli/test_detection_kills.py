@@ -109,6 +109,7 @@ def test_a_signal_stops_proposals_behind_the_picture_under_way(start, detectors:
     assert 2 <= len(list(detectors.glob(KILLS[0].sign))) <= 4  # of 12 pictures
 
 
+@pytest.mark.slow
 def test_mining_goes_on_behind_the_image_it_was_killed_at(sppnet, start, detectors: Path, table9, caplog):
     caplog.set_level(logging.INFO)
     mining = Kill("machines", ("detectors/*-pool-*", "table9/pool-*"), "detectors/*/checkpoint-mining*", 1)

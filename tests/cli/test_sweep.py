@@ -136,6 +136,7 @@ def workers_of(process: Command) -> list[int]:
     return [int(child) for child in children]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_cell_and_no_other(tmp_path: Path, tiny, sppnet, start):
     arguments = [*TABLE[:3], *tiny, "training.epochs=6"]
     process = start(*arguments, "jobs=2")
@@ -182,7 +183,7 @@ def undisturbed(sppnet, tmp_path: Path, tiny, tmp_path_factory: pytest.TempPathF
     return kept
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_in_a_sweep_and_again_gives_the_undisturbed_table(
     tmp_path: Path, tiny, sppnet, start, undisturbed: Path, jobs: int
 ):

@@ -35,7 +35,7 @@ def train(
     return process.wait(timeout=120)
 
 
-@pytest.mark.parametrize("sizes", ["multi", "random"])
+@pytest.mark.parametrize("sizes", ["multi", pytest.param("random", marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_weights_and_log(tmp_path: Path, tiny, sppnet, start, sizes: str):
     arguments = [
         *tiny,

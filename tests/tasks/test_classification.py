@@ -96,7 +96,7 @@ def test_plateaus_are_watched_on_held_out_training_images(sppnet, tmp_path: Path
     assert metrics["test/num_images"] == 20
 
 
-@pytest.mark.parametrize("backbone", ["squeezenet1_1", "resnet18"])
+@pytest.mark.parametrize("backbone", ["squeezenet1_1", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_a_torchvision_trunk_trains_with_its_own_preprocessing(sppnet, tmp_path: Path, tiny, backbone: str):
     overrides = (f"backbone={backbone}", "training.epochs=1", "pyramid.levels=[2,1]")
     assert sppnet(*tiny, *overrides) == 0
