@@ -179,11 +179,11 @@ def damage_behind(marker: Path) -> str | None:
             return f"{marker}: does not vouch for metrics.json"
         for name, entry in files.items():
             path = marker.with_name(name)
-            stat = path.stat()
-            digest = _known_digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-            if (stat.st_size, digest) != (entry["bytes"], entry["sha256"]):
+            now = path.stat()
+            digest = _known_digest(path, now.st_ino, now.st_size, now.st_mtime_ns)
+            if (now.st_size, digest) != (entry["bytes"], entry["sha256"]):
                 return (
-                    f"{path}: {stat.st_size} bytes that are not the {entry['bytes']} its COMPLETE marker "
+                    f"{path}: {now.st_size} bytes that are not the {entry['bytes']} its COMPLETE marker "
                     f"vouches for"
                 )
     except FileNotFoundError as error:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
-from sppnet.artifacts import read_json
+from sppnet.artifacts import read_json, reading
 from sppnet.cli.report import add_table_arguments
 from sppnet.errors import ArtifactError
 from sppnet.run.directory import PROGRESS
@@ -68,8 +68,9 @@ def _progress(run: Run) -> str:
     """How far a run is, at what rate, and how long it will take; nothing of one that does not run."""
     if run.state != "running":
         return ""
-    with contextlib.suppress(ArtifactError, KeyError, TypeError, ValueError):
-        step = read_json(run.directory / PROGRESS)
+    file = run.directory / PROGRESS
+    with contextlib.suppress(ArtifactError), reading(file):
+        step = read_json(file)
         left = (
             f", about {timedelta(seconds=round(step['seconds_left']))} left" if step["seconds_left"] else ""
         )

@@ -110,7 +110,8 @@ def _build(
     seeds = tuple(int(seed) for seed in raw["seeds"])
     metrics = tuple(_metric(metric) for metric in raw["metrics"])
     by_place = {(run.row, run.column, run.repeat): run for run in runs}
-    is_whole = raw.get("num_test") in (None, *(run.metrics.get("test/num_images") for run in runs))
+    counts = {run.metrics["test/num_images"] for run in runs if "test/num_images" in run.metrics}
+    is_whole = raw.get("num_test") is None or counts <= {raw["num_test"]}
     of_paper = {
         (cell["row"], cell["column"])
         for cell in raw["cells"]
@@ -142,7 +143,7 @@ def _build(
         title=clean(raw["title"]),
         group=group,
         preset=clean(raw["preset"]),
-        data=clean(raw["data"] if is_whole or not runs else _part(raw, runs)),
+        data=clean(raw["data"] if is_whole else _part(raw, counts)),
         reduced=tuple(clean(line) for line in raw["reduced"]),
         command=clean(raw["command"]),
         created=clean(raw["created"]) if raw.get("created") else None,
@@ -186,10 +187,9 @@ def _lacking_classes(runs: Iterable[Run]) -> list[str]:
     ]
 
 
-def _part(raw: Mapping[str, Any], runs: Iterable[Run]) -> str:
+def _part(raw: Mapping[str, Any], counts: Iterable[float]) -> str:
     """What was tested on, if it is not all of what its name says, or something else in that layout."""
-    counts = sorted({run.metrics["test/num_images"] for run in runs if "test/num_images" in run.metrics})
-    tested = " or ".join(f"{count:.0f}" for count in counts) or "no"
+    tested = " or ".join(f"{count:.0f}" for count in sorted(counts))
     name = raw["tested"]
     part = f"{name}'s layout, {tested} test images where {name} has {raw['num_test']}"
     return str(raw["data"]).replace(name, part, 1)

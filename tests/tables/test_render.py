@@ -92,6 +92,8 @@ def test_a_part_of_a_data_set_is_not_called_by_its_name_alone(sweep):
     sweep.run("no_spp", "zf5", 0.312, num_images=600)
     table = read_table(sweep.directory)
     assert table.data == "VOC 2007's layout, 600 test images where VOC 2007 has 4952 (weights w)"
+    sweep.run("no_spp", "overfeat7", 0.312, num_images=4952)  # one that is whole does not make the other so
+    assert read_table(sweep.directory).cells["no_spp", "zf5"].measured["test/top1_error"].difference is None
     assert table.cells["no_spp", "zf5"].measured["test/top1_error"].difference is None
 
 

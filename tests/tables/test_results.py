@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sppnet.artifacts import read_json, write_json, write_text
+from sppnet.cli import status
 from sppnet.errors import ArtifactError, ConfigError, DataError
 from sppnet.tables.render import to_markdown
 from sppnet.tables.results import read_table, table_directories
@@ -265,3 +266,22 @@ def test_reading_a_table_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "left, shown",
+    [
+        (61.0, "steps 3/9, 0.5 a second, about 0:01:01 left"),
+        (1e300, "runs"),
+        ("soon", "runs"),
+        (None, "0.5 a second"),
+    ],
+)
+def test_status_says_how_far_a_run_is_and_nothing_of_what_is_damaged(sweep, capsys, left, shown):
+    sweep.describe()
+    run = sweep.stopped("no_spp", "zf5", "running", pid=os.getpid())
+    step = {"stage": "steps", "completed": 3, "total": 9, "detail": "", "rate": 0.5, "seconds_left": left}
+    write_json(run / "progress.json", step)
+    assert status.main([str(sweep.directory)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("running"))
+    assert shown in line
