@@ -131,7 +131,7 @@ def test_the_mean_leaves_out_what_has_no_positives_and_says_so():
 
 
 def test_other_labels_are_refused():
-    with pytest.raises(DataError, match="labels from 0 to 2; expected -1, 0 and 1"):
+    with pytest.raises(DataError, match="a label is 2; expected -1, 0 and 1"):
         ap_of([0, 2])
 
 
