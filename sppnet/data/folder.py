@@ -62,9 +62,7 @@ class FolderReader:
             log.warning("%s: left out beside the parts of the data set: %s", root, ", ".join(others))
         trained, tested = list_classes(train), list_classes(test or val or root)
         for path, other in _copies(trained, tested):
-            raise DataError(
-                f"{path}: the same image as {other}: what is trained on cannot be tested on; remove one of them"
-            )
+            raise DataError(f"{path}: the same image as {other}: what trains cannot test; remove one of them")
         if not (val and test):
             return split_given(trained, tested, selection)
         # Images for validation are there: none are held out of the training images.

@@ -197,7 +197,7 @@ def _missing(path: Path, image_set: str) -> str:
 
 
 def _to_id(line: str, annotations: Path) -> str:
-    """The id in a line that may hold more: label or annotation behind it, JPEGImages/ before it, an ending."""
+    """The id in a line that may hold more: label or annotation behind, JPEGImages/ before it, an ending."""
     for part in (_LABEL, _XML, _FOLDER, _ENDING):
         if UNSAFE.search(line) or os.path.lexists(annotations / f"{line}.xml"):
             break

@@ -119,7 +119,9 @@ def _parse(path: Path) -> ElementTree.Element:
         if declared:  # Python knows more encodings than expat
             content = content.decode(declared[1].decode()).encode()
     except (LookupError, UnicodeError) as error:
-        raise ValueError(f"cannot be read as it says it is written ({error}); save it as UTF-8") from error
+        raise ValueError(
+            f"not readable as XML in the encoding it declares ({error}); save it as UTF-8"
+        ) from error
     parser = expat.ParserCreate("utf-8" if declared else None)
     parser.buffer_text = True
     parser.StartElementHandler = start
@@ -130,7 +132,9 @@ def _parse(path: Path) -> ElementTree.Element:
         parser.Parse(content, True)
     except expat.ExpatError as error:
         if error.code == _INVALID_TOKEN and not declared and not _is_unicode(content):
-            raise ValueError("no UTF-8, and its first line declares nothing else; save it as UTF-8") from error
+            raise ValueError(
+                "no UTF-8, and its first line declares nothing else; save it as UTF-8"
+            ) from error
         raise ValueError(
             f"not readable as XML ({error}); mend that line (& is written &amp;, < is &lt;) or copy it again"
         ) from error

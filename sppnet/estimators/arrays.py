@@ -164,7 +164,9 @@ def _of_one_kind(array: Any) -> Any:
     values = array.ravel().tolist()
     if all(isinstance(value, numbers.Real | np.bool_) for value in values):
         return array.astype(np.float64)
-    if len(kinds := {type(value) for value in values}) > 1 and not all(isinstance(one, str) for one in values):
+    if len(kinds := {type(value) for value in values}) > 1 and not all(
+        isinstance(one, str) for one in values
+    ):
         named = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise ValueError(f"targets of {named}; give labels of one kind, such as strings or integers")
     return array

@@ -202,8 +202,8 @@ def _built(name: str, model: str, weights: str | None) -> tuple[Sequence[float],
         whole = torchvision.models.get_model(model, weights=chosen)
     except (OSError, RuntimeError, HTTPException) as error:  # no network, no room, not the bytes expected
         raise ResourceError(
-            f"backbone {name}: weights {weights} of {model} cannot be downloaded from {chosen.url} ({error}); "
-            f"fetch them where there is a network, and give the path of a .safetensors file{_CONVERT}"
+            f"backbone {name}: weights {weights} of {model} cannot be downloaded from {chosen.url} "
+            f"({error}); fetch them where there is a network, and give the path of a .safetensors file{_CONVERT}"
         ) from error
     return [255 * value for value in preset.mean], [255 * value for value in preset.std], whole
 

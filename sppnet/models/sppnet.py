@@ -64,8 +64,8 @@ class SppNet(nn.Module):
             raise ConfigError(f"pyramid.levels: {error}") from error
         if min(head_width, num_classes) < 1 or not 0 <= dropout <= 1:
             raise ConfigError(
-                f"head_width={head_width}, num_classes={num_classes}, dropout={dropout}: expected 1 or more, 1 "
-                f"or more, and 0 to 1"
+                f"head_width={head_width}, num_classes={num_classes}, dropout={dropout}: expected 1 or "
+                f"more, 1 or more, and 0 to 1"
             )
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.input_norm = input_norm
@@ -174,8 +174,8 @@ class SppNet(nn.Module):
         require_tensors(images)
         if images.dim() != 4 or images.shape[1] != 3 or images.is_complex():
             raise ValueError(
-                f"images {tuple(images.shape)} of {images.dtype}: expected n 3 h w, RGB on 0..255; a single one "
-                f"is image[None], and one of h w 3 is first image.permute(2, 0, 1)"
+                f"images {tuple(images.shape)} of {images.dtype}: expected n 3 h w, RGB on 0..255; a single "
+                f"one is image[None], and one of h w 3 is first image.permute(2, 0, 1)"
             )
         height, width = images.shape[2:]
         if min(height, width) < self.min_short_side:
@@ -194,5 +194,5 @@ class SppNet(nn.Module):
             return
         self._has_looked = True
         low, high = images.aminmax()
-        if images.is_floating_point() and 0 <= low and 0 < high <= 1:
+        if images.is_floating_point() and low >= 0 and 0 < high <= 1:
             _log.warning("images from %.2g to %.2g: are they on 0..1? 0..255 is expected", low, high)

@@ -8,14 +8,14 @@ Axes: n m boxes.
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 # Keeps the size of a box of one pixel from being zero (MATLAB's eps, in R-CNN's code).
 _EPS = torch.finfo(torch.float64).eps
 
 
-def iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
+def iou(a: Real[Tensor, "n 4"], b: Real[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
     """Intersection over union of every pair, both ends of a box counted (VOCdevkit, VOCevaldet.m).
 
     In float64: at whole pixels a ratio such as 3/10 then equals the literal it is compared with.
@@ -33,20 +33,20 @@ def iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"
     return shared / (_areas(a)[:, None] + _areas(b)[None, :] - shared)
 
 
-def clip_boxes(boxes: Float[Tensor, "*n 4"], image_size: tuple[int, int]) -> Float[Tensor, "*n 4"]:
+def clip_boxes(boxes: Real[Tensor, "*n 4"], image_size: tuple[int, int]) -> Real[Tensor, "*n 4"]:
     """Move the ends that lie outside an image of height x width pixels to its first or last pixel."""
     height, width = image_size
     limits = torch.tensor([width - 1, height - 1, width - 1, height - 1], device=boxes.device)
     return boxes.clamp(min=0).minimum(limits)
 
 
-def flip_boxes(boxes: Float[Tensor, "*n 4"], width: int) -> Float[Tensor, "*n 4"]:
+def flip_boxes(boxes: Real[Tensor, "*n 4"], width: int) -> Real[Tensor, "*n 4"]:
     """Mirror boxes with an image of `width` pixels, left to right; whole numbers become int64."""
     x1, y1, x2, y2 = _wide(boxes).unbind(dim=-1)
     return torch.stack([width - 1 - x2, y1, width - 1 - x1, y2], dim=-1)
 
 
-def encode_offsets(windows: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+def encode_offsets(windows: Real[Tensor, "n 4"], truth: Real[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
     """Tell where the truth lies, seen from the window: what box regression learns to predict.
 
     Args:
@@ -81,7 +81,7 @@ def decode_offsets(windows: Float[Tensor, "n 4"], offsets: Float[Tensor, "n 4"])
     return torch.cat([centre - half, centre + half], dim=1)
 
 
-def require_boxes(boxes: Float[Tensor, "n 4"], name: str) -> None:
+def require_boxes(boxes: Real[Tensor, "n 4"], name: str) -> None:
     """Refuse boxes that a division or a logarithm would turn into NaN.
 
     Raises:
@@ -151,9 +151,7 @@ def rects_to_boxes(rects: Int[np.ndarray, "n 4"]) -> Float[Tensor, "n 4"]:
     return torch.from_numpy(np.concatenate([first, first + size - 1], axis=1).astype(np.float32))
 
 
-def keep_windows(
-    boxes: Float[Tensor, "n 4"], *, min_side: int, max_proposals: int
-) -> Float[Tensor, "kept 4"]:
+def keep_windows(boxes: Real[Tensor, "n 4"], *, min_side: int, max_proposals: int) -> Real[Tensor, "kept 4"]:
     """Drop duplicates (the first stays), boxes with a side under `min_side` pixels, and the surplus."""
     _, first = np.unique(boxes.double().numpy(), axis=0, return_index=True)
     boxes = boxes[torch.from_numpy(np.sort(first))]

@@ -71,9 +71,7 @@ def _crop(image: Tensor, top: int, left: int, size: int) -> Tensor:
 def _require_size(image: Tensor, size: int) -> None:
     require_tensors(image)
     if image.dim() != 3 or size < 1:
-        raise ValueError(
-            f"a crop of {size} pixels of an image of shape {tuple(image.shape)}: expected one or more, of c h w"
-        )
+        raise ValueError(f"a crop of {size} pixels of an image of shape {tuple(image.shape)}: expected c h w")
     height, width = image.shape[1:]
     if min(height, width) < size:
         raise ValueError(

@@ -15,11 +15,13 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sppnet.ops.boxes import require_tensors
+
+Levels = Iterable[int] | Int[Tensor, " levels"] | Int[np.ndarray, " levels"]
 
 
 def num_bins(levels: Sequence[int]) -> int:
@@ -101,7 +103,7 @@ class SpatialPyramidPool(nn.Module):
         ValueError: Levels that are not whole numbers, 1 or more.
     """
 
-    def __init__(self, levels: Sequence[int]) -> None:
+    def __init__(self, levels: Levels) -> None:
         super().__init__()
         self.levels = require_levels(levels)
 
@@ -114,7 +116,7 @@ class SpatialPyramidPool(nn.Module):
         return f"levels={list(self.levels)}"
 
 
-def require_levels(levels: Iterable[int]) -> tuple[int, ...]:
+def require_levels(levels: Levels) -> tuple[int, ...]:
     """The levels, of an array too, if they are a pyramid.
 
     Raises:
@@ -124,7 +126,7 @@ def require_levels(levels: Iterable[int]) -> tuple[int, ...]:
     found = tuple(listed) if isinstance(listed, Iterable) else ()
     if not found or any(not isinstance(one, Integral) or isinstance(one, bool) or one < 1 for one in found):
         raise ValueError(
-            f"levels {list(found) or listed!r}: expected a list of whole numbers of bins a side, each 1 or more"
+            f"levels {list(found) or listed!r}: expected whole numbers of bins a side, each 1 or more"
         )
     return tuple(int(level) for level in found)
 
@@ -138,7 +140,9 @@ def require_real_maps(maps: Tensor) -> None:
     """
     require_tensors(maps)
     if not maps.is_floating_point() or not maps.shape[-3]:
-        raise ValueError(f"maps {tuple(maps.shape)} of {maps.dtype}: expected channels of real numbers: .float()")
+        raise ValueError(
+            f"maps {tuple(maps.shape)} of {maps.dtype}: expected channels of real numbers: .float()"
+        )
 
 
 def _require_cells(maps: Tensor, levels: Sequence[int]) -> tuple[int, ...]:
