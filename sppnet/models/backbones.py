@@ -203,7 +203,8 @@ def _built(name: str, model: str, weights: str | None) -> tuple[Sequence[float],
     except (OSError, RuntimeError, HTTPException) as error:  # no network, no room, not the bytes expected
         raise ResourceError(
             f"backbone {name}: weights {weights} of {model} cannot be downloaded from {chosen.url} "
-            f"({error}); fetch them where there is a network, and give the path of a .safetensors file{_CONVERT}"
+            f"({error}); fetch them where there is a network, and give the path of a .safetensors file"
+            f"{_CONVERT}"
         ) from error
     return [255 * value for value in preset.mean], [255 * value for value in preset.std], whole
 
