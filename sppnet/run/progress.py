@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from sppnet.artifacts import cannot_write, reading, write_atomic
+from sppnet.artifacts import cannot_write, reading, regular, write_atomic
 from sppnet.data.records import ImageBatch
 from sppnet.errors import ArtifactError
 
@@ -148,7 +148,7 @@ class MetricsFile(Callback):
         self.loss_sum, self.num_batches = 0.0, 0
 
     def _written(self) -> bytes:
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        lines = regular(self.path).read_bytes().splitlines(keepends=True) if self.path.exists() else []
         return b"".join(lines[: self.num_lines])
 
     def _append(self, trainer: Trainer, metrics: dict[str, float | int]) -> None:
