@@ -110,5 +110,5 @@ def check_parameters(numbers: Mapping[str, Any]) -> None:
     for name in ("svm_c", "positive_weight", "tolerance", "bias_multiplier"):
         value = numbers[name]
         is_zero = name == "bias_multiplier" and value == 0
-        if not isinstance(value, Real) or not (is_zero or 0 < value < float("inf")):
+        if not isinstance(value, Real) or not (is_zero or 0 < float(value) < float("inf")):
             raise ConfigError(f"{name}={value!r} must be positive and finite")
