@@ -360,6 +360,6 @@ def test_labels_of_any_integer_type_are_positions_and_rows_beyond_float32_are_re
     svms.add_positives(torch.eye(2), torch.tensor([0, 1], dtype=torch.uint8), torch.tensor([1, 2]))
     assert svms.status == ["no negatives"] * 2
     with pytest.raises(NonFiniteError, match="infinity"):
-        svms.see(torch.full((1, 2), 1e300).double() * 1e300, torch.tensor([[-1, -1]]), torch.tensor([3]))
+        svms.see(torch.full((1, 2), 1e300, dtype=torch.float64), torch.tensor([[-1, -1]]), torch.tensor([3]))
     with pytest.raises(ValueError, match="else 0 or 1"):
         svms.see(torch.ones(1, 2), torch.tensor([[-1, 5]]), torch.tensor([3]))
