@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from sppnet.errors import ArtifactError, ResourceError
 
 _TEMPORARY_SUFFIX = ".tmp"
+_SEAL = "sha256: "
 
 
 class _File(io.FileIO):
@@ -168,6 +169,23 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sealed(body: str) -> str:
+    """A text whose last line vouches for all of it: its SHA-256."""
+    return f"{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n"
+
+
+def unsealed(text: str) -> str:
+    """The body of a sealed text.
+
+    Raises:
+        ValueError: It is not what was sealed.
+    """
+    body, _, seal = text.rpartition(_SEAL)
+    if hashlib.sha256(body.encode()).hexdigest() != seal.strip():
+        raise ValueError("it is not what its last line vouches for")
+    return body
+
+
 def damage_behind(marker: Path) -> str | None:
     """What is not as a completion marker vouches for, in words; None if all of it is.
 
@@ -186,6 +204,12 @@ def damage_behind(marker: Path) -> str | None:
                     f"{path}: {now.st_size} bytes that are not the {entry['bytes']} its COMPLETE marker "
                     f"vouches for"
                 )
+        if "provenance.json" in files:  # of a run, whose configuration vouches for itself
+            config = marker.with_name("config.yaml")
+            with contextlib.suppress(ValueError):
+                unsealed(config.read_text(encoding="utf-8"))
+                return None
+            return f"{config}: not readable (it is not what its last line vouches for)"
     except FileNotFoundError as error:
         return f"{error.filename}: gone, but its COMPLETE marker vouches for it"
     except (ArtifactError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers.oc import env
@@ -64,6 +66,38 @@ class GuardedHydra(hydra._internal.hydra.Hydra):
     Hydra itself makes what callbacks, launchers, sweepers and logging name, as soon as it has composed.
     """
 
+    def show_info(self, info: str, **named: Any) -> None:
+        """Called by Hydra, which gives it to its log: here once, and to standard output."""
+        root = logging.getLogger()
+        handlers, level = root.handlers, root.level
+        root.handlers = []
+        logging.getLogger("hydra").setLevel(logging.DEBUG)
+        try:
+            super().show_info(info, **named)
+        finally:
+            root.handlers, root.level = handlers, level
+
+    def show_cfg(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        cfg_type: str,
+        package: str | None,
+        resolve: bool = False,
+    ) -> None:
+        """Called by Hydra.
+
+        Raises:
+            ConfigError: There is no such part, for which Hydra would exit.
+        """
+        if package not in (None, "_global_"):
+            config = self.compose_config(config_name, overrides, RunMode.RUN)
+            if OmegaConf.select(config, package) is None:
+                raise ConfigError(
+                    f"--package {package}: no such key, or null; sppnet --cfg job shows all keys"
+                )
+        super().show_cfg(config_name, overrides, cfg_type, package, resolve)
+
     def compose_config(self, *arguments: Any, **named: Any) -> DictConfig:
         """Called by Hydra.
 
@@ -71,11 +105,15 @@ class GuardedHydra(hydra._internal.hydra.Hydra):
             ConfigError: It names what may not run.
         """
         config = super().compose_config(*arguments, **{**named, "with_log_configuration": False})
+        if named.get("config_name", "config") is None:  # --hydra-help: Hydra's own part, shown and not made
+            return config
         for name in ("hydra_logging", "job_logging"):
             if OmegaConf.select(config, f"hydra.{name}.root") is not None:
                 raise ConfigError(f"hydra/{name}: runs write run.log themselves; leave it at none")
         for name in ("callbacks", "launcher", "sweeper"):
             node = config.hydra[name]
+            if name != "callbacks" and not isinstance(node, DictConfig):
+                raise ConfigError(f"hydra.{name}={node}: choose one by its name, hydra/{name}=NAME")
             part: Any = {} if node is None else OmegaConf.to_container(node, resolve=True)
             if name != "callbacks" and str(part.get("_target_")).startswith(_PLUGINS):
                 del part["_target_"]  # Hydra sees to it that it is an installed plugin
@@ -93,7 +131,6 @@ def run_experiment(arguments: Sequence[str]) -> None:
     """
     line = read_command_line(arguments)
     if line.shows:
-        logging.getLogger("hydra").setLevel(logging.INFO)  # where --info says what it was asked
         options = [option for option in line.options if option not in ("-m", "--multirun")]
     else:  # said, so that Hydra need not compose to find out, and take a mistake for something else
         options = [*line.options, "--multirun"]
@@ -102,7 +139,11 @@ def run_experiment(arguments: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     sys.argv = ["sppnet", *options, *(quoted(override) for override in line.overrides)]
     try:
-        _application()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*provider=hydra.searchpath")  # a folder that is not there
+            _application()
+    except UserWarning as error:
+        raise ConfigError(f"hydra.searchpath: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     except yaml.YAMLError as error:
@@ -250,7 +291,7 @@ def known_keys() -> list[str]:
         if file.parent.name not in ("experiment", "setting"):  # which set what stands elsewhere
             packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
             keys += _paths(OmegaConf.load(file), "" if packaged else f"{file.parent.name}.")
-    return sorted(set(keys))
+    return sorted({key for key in keys if not key.startswith("hydra")})
 
 
 def _paths(node: object, prefix: str) -> Iterator[str]:
@@ -274,6 +315,8 @@ def _unknown_option(name: str, text: str) -> str:
     if options:
         suggestion = did_you_mean(choice, options)
         return f"{group}={choice}: no such {group}{suggestion}; there are {', '.join(options)}"
+    if name.startswith("hydra.launcher"):
+        return f"{name}: the launcher that is chosen has no such key; choose one with hydra/launcher=..."
     known = known_keys()
     if name in known and isinstance(
         OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), name), DictConfig

@@ -64,7 +64,7 @@ class TrainingConf(Record):
 class DataLoadingConf(Record):
     """Speed and safety of reading; never the result."""
 
-    workers: int = key(must.NATURAL)
+    workers: int = key(must.WORKERS)
     cache_gb: float = key(must.NATURAL)
     max_pixels: int = key(must.COUNT)
     keep_maps: bool = key()
@@ -116,7 +116,7 @@ class DataConf(Record):
     split_seed: int = key(must.WHOLE)
     val_fraction: float = key(must.SHARE)
     batch_size: int = key(must.COUNT)
-    workers: int = key(must.NATURAL, role="eases")
+    workers: int = key(must.WORKERS, role="eases")
     cache_gb: float = key(must.NATURAL, role="eases")
     max_pixels: int = key(must.COUNT, role="eases")
 
@@ -174,7 +174,7 @@ class TableConf(Record):
 class Conf(Record):
     """The root of every configuration."""
 
-    seed: int = key(must.WHOLE)
+    seed: int = key(must.SEED)
     split: int = key(must.WHOLE)
     width: float = key(must.WIDTH)
     trained: bool = key()

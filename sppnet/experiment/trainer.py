@@ -13,7 +13,7 @@ from sppnet.experiment.making import make
 from sppnet.experiment.take import Take
 from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
 from sppnet.run.guards import StepSeed, StopBetweenBatches
-from sppnet.run.progress import BatchProgress, CellProgress, MetricsFile
+from sppnet.run.progress import BatchProgress, MetricsFile
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,12 @@ def run_trainer(take: Take, *, epochs: int = 1, saves: bool = True) -> Iterator[
     chosen = take.conf.trainer
     callbacks: list[Callback] = [StopBetweenBatches(take.interruption), BatchProgress(take.report)]
     if saves:
-        callbacks = [
+        callbacks += [
             StepSeed(seed=take.conf.seed),
             MetricsFile(directory=take.path, every_steps=chosen.every_steps),
             RunCheckpoint(
                 directory=take.path, minutes=chosen.checkpoint_minutes, interruption=take.interruption
             ),
-            CellProgress(take.report),
         ]
     _quieten()
     with _dashboard(take) as active:

@@ -5,7 +5,6 @@ torch import.
 """
 
 import contextlib
-import hashlib
 import os
 import platform
 import re
@@ -25,6 +24,8 @@ from sppnet.artifacts import (
     read_json,
     remove_temporaries,
     require_inside,
+    sealed,
+    unsealed,
     write_json,
     write_text,
 )
@@ -33,7 +34,6 @@ from sppnet.errors import ArtifactError, ResourceError
 PROVENANCE: Final = "provenance.json"
 PROGRESS: Final = "progress.json"
 _CONFIG: Final = "config.yaml"
-_SEAL: Final = "sha256: "
 _MARKER: Final = "COMPLETE"
 _MAX_SLUG: Final = 80
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is tens of times as fast
@@ -44,12 +44,6 @@ _NOTE_SECONDS: Final = 5.0
 def slug(text: str) -> str:
     """Make any text a readable file name of at most 80 characters."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:_MAX_SLUG] or "cell"
-
-
-def sealed(config: Mapping[str, Any]) -> str:
-    """What `config.yaml` holds: YAML, and the SHA-256 of all of it in the last line."""
-    body = yaml.safe_dump(dict(config), sort_keys=False)
-    return f"{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n"
 
 
 class RunDirectory:
@@ -89,10 +83,7 @@ class RunDirectory:
         """
         file = self.path / _CONFIG
         try:
-            body, _, seal = file.read_text(encoding="utf-8").rpartition(_SEAL)
-            if hashlib.sha256(body.encode()).hexdigest() != seal.strip():
-                raise ValueError("it is not what its last line vouches for")
-            config = _Loader(body).get_single_data()
+            config = _Loader(unsealed(file.read_text(encoding="utf-8"))).get_single_data()
         except FileNotFoundError as error:
             raise ArtifactError(f"{self.path}: no {_CONFIG} in it; give the directory of a run") from error
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -111,14 +102,20 @@ class RunDirectory:
             ResourceError: It cannot be written.
         """
         with self.hold() as is_ours:
-            exists = (self.path / _CONFIG).exists()
-            if exists and self.read_config()["run"].get("key") != config["run"]["key"]:
+            exists, asked = (self.path / _CONFIG).exists(), config["run"]["key"]
+            try:
+                known = self.read_config()["run"].get("key") if exists else asked
+            except ArtifactError:
+                if not (self.path / _MARKER).exists():  # of what was finished nothing is gone on from
+                    raise
+                known = asked
+            if known != asked:
                 raise ArtifactError(
                     f"{self.path / _CONFIG}: holds another configuration than the one asked for; "
                     f"remove or rename {self.path} and run again"
                 )
             if is_ours or not exists:  # else another process runs it, with the same one
-                write_text(self.path / _CONFIG, sealed(config))
+                write_text(self.path / _CONFIG, sealed(yaml.safe_dump(dict(config), sort_keys=False)))
 
     @contextlib.contextmanager
     def hold(self, *, wait: Callable[[], None] | None = None) -> Iterator[bool]:

@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 
+from sppnet.artifacts import sealed
 from sppnet.data.targets import ShapesVocTarget
-from sppnet.run.directory import RunDirectory, sealed
+from sppnet.run.directory import RunDirectory
 
 EVERYTHING = "-10"
 
@@ -68,14 +69,14 @@ def test_a_detector_may_be_moved_with_the_runs_it_builds_on(sppnet, detectors, t
     assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 0
     settings = RunDirectory(run).read_config()
     settings["run"]["below"]["machines"] = ["detectors/gone-00000000"]
-    (run / "config.yaml").write_text(sealed(settings))
+    (run / "config.yaml").write_text(sealed(yaml.safe_dump(settings, sort_keys=False)))
     assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 4
     assert f"builds on {moved / 'detectors' / 'gone-00000000'}, which is not there" in capfd.readouterr().err
 
 
 def say(run: Path, **what: str) -> None:
     """Have a run's directory say that it is something else."""
-    (run / "config.yaml").write_text(sealed({"run": what}))
+    (run / "config.yaml").write_text(sealed(yaml.safe_dump({"run": what}, sort_keys=False)))
 
 
 @pytest.mark.parametrize(
