@@ -204,16 +204,19 @@ def damage_behind(marker: Path) -> str | None:
                     f"{path}: {now.st_size} bytes that are not the {entry['bytes']} its COMPLETE marker "
                     f"vouches for"
                 )
-        if "provenance.json" in files:  # of a run, whose configuration vouches for itself
-            config = marker.with_name("config.yaml")
-            with contextlib.suppress(ValueError):
-                unsealed(config.read_text(encoding="utf-8"))
-                return None
-            return f"{config}: not readable (it is not what its last line vouches for)"
+        # A run's configuration vouches for itself.
+        return _damage_of(marker.with_name("config.yaml")) if "provenance.json" in files else None
     except FileNotFoundError as error:
         return f"{error.filename}: gone, but its COMPLETE marker vouches for it"
     except (ArtifactError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         return f"{marker}: not readable ({type(error).__name__}: {' '.join(str(error).split())})"
+
+
+def _damage_of(config: Path) -> str | None:
+    try:
+        unsealed(config.read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{config}: not readable (it is not what its last line vouches for)"
     return None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
