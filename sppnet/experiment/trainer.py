@@ -3,14 +3,15 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from sppnet.errors import ConfigError
 from sppnet.experiment.making import make
 from sppnet.experiment.take import Take
 from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
@@ -18,6 +19,22 @@ from sppnet.run.guards import StepSeed, StopBetweenBatches
 from sppnet.run.progress import BatchProgress, MetricsFile
 
 log = logging.getLogger(__name__)
+
+
+def make_task(part: Mapping[str, Any], **later: Any) -> LightningModule:
+    """Make what learns in a stage.
+
+    Args:
+        part: Of conf/task, or the user's own.
+        **later: What the stage has for it, a network or the names of classes.
+
+    Raises:
+        ConfigError: It is no LightningModule, or does not take what is there.
+    """
+    task = make(part, **later)
+    if not isinstance(task, LightningModule):
+        raise ConfigError(f"{part['_target_']}: a task is a LightningModule, this is {type(task).__name__}")
+    return task
 
 
 @contextmanager
@@ -52,7 +69,7 @@ def run_trainer(take: Take, *, epochs: int = 1, saves: bool = True) -> Iterator[
             plugins=[DigestCheckpointIO(), LightningEnvironment()],
             logger=active or False,
             log_every_n_steps=chosen.every_steps,
-            enable_checkpointing=False,  # Lightning's own: ours is RunCheckpoint
+            enable_checkpointing=saves,  # by RunCheckpoint
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
