@@ -66,14 +66,16 @@ class GuardedHydra(hydra._internal.hydra.Hydra):
     Hydra itself makes what callbacks, launchers, sweepers and logging name, as soon as it has composed.
     """
 
-    def show_info(self, info: str, **named: Any) -> None:
+    def show_info(
+        self, info: str, config_name: str | None, overrides: list[str], run_mode: RunMode = RunMode.RUN
+    ) -> None:
         """Called by Hydra, which gives it to its log: here once, and to standard output."""
         root = logging.getLogger()
         handlers, level = root.handlers, root.level
         root.handlers = []
         logging.getLogger("hydra").setLevel(logging.DEBUG)
         try:
-            super().show_info(info, **named)
+            super().show_info(info, config_name, overrides, run_mode)
         finally:
             root.handlers, root.level = handlers, level
 

@@ -94,7 +94,7 @@ def _dashboard(take: Take) -> Iterator[Logger | None]:
         )
         yield None
         return
-    _cut_off_when_broken(active)
+    cut_off_when_broken(active)
     status = "failed"
     try:
         yield active
@@ -114,7 +114,7 @@ def _dashboard(take: Take) -> Iterator[Logger | None]:
                     wandb.teardown()
 
 
-def _cut_off_when_broken(logger: Logger) -> None:
+def cut_off_when_broken(logger: Logger) -> None:
     """Let a dashboard that dies in mid-run, or whose disk is full, cost nothing but itself."""
     is_broken = False
 
