@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sppnet.artifacts import sealed
+from sppnet.run.directory import sealed
 
 RUN = "torch.utils.collect_env.run"  # runs its argument in a shell
 
@@ -136,7 +136,7 @@ def test_a_detector_from_anywhere_runs_nothing(
     for file in detectors.glob(f"{run}/config.yaml"):
         config = yaml.safe_load(file.read_text())
         config.pop("sha256")
-        file.write_text(sealed(yaml.safe_dump(CONFIGS[change](config, evil(canary)), sort_keys=False)))
+        file.write_text(sealed(CONFIGS[change](config, evil(canary))))
     detector = next((detectors / "table9").glob("pool-*" if "finetuned" not in run else "ftfc7_bb*"))
     code = sppnet("detect", "photo.jpg", "--detector", str(detector), "--no-pictures")
     assert not canary.exists()

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 
-from sppnet.artifacts import sealed
 from sppnet.data.targets import ShapesVocTarget
-from sppnet.run.directory import RunDirectory
+from sppnet.run.directory import RunDirectory, sealed
 
 EVERYTHING = "-10"
 
@@ -70,14 +68,14 @@ def test_a_detector_may_be_moved_with_the_runs_it_builds_on(sppnet, detectors, t
     assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 0
     settings = RunDirectory(run).read_config()
     settings["run"]["below"]["machines"] = ["detectors/gone-00000000"]
-    (run / "config.yaml").write_text(sealed(yaml.safe_dump(settings, sort_keys=False)))
+    (run / "config.yaml").write_text(sealed(settings))
     assert sppnet("detect", "picture.jpg", "--detector", str(run)) == 4
     assert f"builds on {moved / 'detectors' / 'gone-00000000'}, which is not there" in capfd.readouterr().err
 
 
 def say(run: Path, **what: str) -> None:
     """Have a run's directory say that it is something else."""
-    (run / "config.yaml").write_text(sealed(yaml.safe_dump({"run": what}, sort_keys=False)))
+    (run / "config.yaml").write_text(sealed({"run": what}))
 
 
 @pytest.mark.parametrize(

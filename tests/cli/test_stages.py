@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-from sppnet.artifacts import read_json, sealed
+from sppnet.artifacts import read_json
 from sppnet.errors import ConfigError
 from sppnet.experiment.execution import run_in
 from sppnet.experiment.stages import STAGES, Need, Stage
 from sppnet.experiment.take import Outcome, Take
-from sppnet.run.directory import RunDirectory
+from sppnet.run.directory import RunDirectory, sealed
 
 ONE = ("backbone=zf5", "training.epochs=1", "jobs=1")
 
@@ -67,7 +67,7 @@ def test_threads_and_randomness_of_a_stage_do_not_reach_the_next(detectors: Path
             monkeypatch.setitem(STAGES, stage, STAGES[stage]._replace(does=look))
             config = RunDirectory(run).read_config()
             config["trainer"]["threads"] = None
-            (run / "config.yaml").write_text(sealed(yaml.safe_dump(config, sort_keys=False)))
+            (run / "config.yaml").write_text(sealed(config))
             (run / "COMPLETE").unlink()
             run_in(run, report=lambda step: None)
             assert torch.get_num_threads() == 2
