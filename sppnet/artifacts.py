@@ -242,9 +242,8 @@ def damage_behind(marker: Path) -> str | None:
                     f"vouches for"
                 )
         if _PROVENANCE in files:
-            if damage := _damage_of(marker.with_name("config.yaml")):
-                return damage
-            return foreign(marker.parent, read_json(marker.with_name(_PROVENANCE)).get("key"))
+            key = read_json(marker.with_name(_PROVENANCE)).get("key")
+            return _damage_of(marker.with_name("config.yaml")) or foreign(marker.parent, key)
     except FileNotFoundError as error:
         return f"{error.filename}: gone, but its COMPLETE marker vouches for it"
     except (ArtifactError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:

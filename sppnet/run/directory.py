@@ -25,6 +25,7 @@ from sppnet.artifacts import (
     lock_file,
     read_json,
     reading,
+    regular,
     remove_temporaries,
     require_inside,
     sealed_body,
