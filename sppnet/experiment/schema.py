@@ -115,7 +115,7 @@ class DataConf(Record):
     split_seed: int = key(must.WHOLE)
     val_fraction: float = key(must.SHARE)
     batch_size: int = key(must.COUNT)
-    workers: int = key(must.WORKERS, role="eases")
+    workers: int = key(must.NATURAL, role="eases")
     cache_gb: float = key(must.NATURAL, role="eases")
     max_pixels: int = key(must.COUNT, role="eases")
 
