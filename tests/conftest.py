@@ -54,7 +54,7 @@ KEPT = ("detectors", "swept", "undisturbed")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Bring the tests of a fixture that keeps what it made into one process (--dist loadgroup).
 
-    xdist reads the group off the end of a test's id; what it writes there itself, pytest 9.2 does not look at.
+    xdist reads the group off the end of a test's id; what it writes there itself, pytest 9.2 does not see.
     """
     for item in items:
         for name in KEPT:
