@@ -118,7 +118,7 @@ def _parse(path: Path) -> ElementTree.Element:
     try:
         if declared:  # Python knows more encodings than expat
             content = content.decode(declared[1].decode()).encode()
-    except (LookupError, UnicodeError) as error:
+    except (LookupError, ValueError) as error:
         raise ValueError(
             f"not readable as XML in the encoding it declares ({error}); save it as UTF-8"
         ) from error
@@ -133,7 +133,7 @@ def _parse(path: Path) -> ElementTree.Element:
     except expat.ExpatError as error:
         if error.code == _INVALID_TOKEN and not declared and not _is_unicode(content):
             raise ValueError(
-                "no UTF-8, and its first line declares nothing else; save it as UTF-8"
+                "not readable as XML: no UTF-8, nothing else declared; save it as UTF-8"
             ) from error
         raise ValueError(
             f"not readable as XML ({error}); mend that line (& is written &amp;, < is &lt;) or copy it again"
