@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
     data = _datamodule(plain_part(config, "data"))
     if data.per_class is None and (pool := _pool(data)) is not None:
         print(
-            f"{data.name}: {len(pool.classes)} classes; {len(pool.paths)} images, not parted into train and test"
+            f"{data.name}: {len(pool.classes)} classes; {len(pool.paths)} images, "
+            f"not parted into train and test"
         )
         print("data.per_class=N trains with so many of every class and tests with the others")
         if is_verified:

@@ -110,7 +110,8 @@ def split_pool(pool: ImageSet, selection: Selection) -> ImageSplits:
     if small:
         more = f" and {len(small) - 3} more" if len(small) > 3 else ""
         log.warning(
-            "%d of %d classes have too few images for data.per_class=%d and one to test, which they keep: %s%s",
+            "%d of %d classes have too few images for data.per_class=%d and one to test, which they keep: "
+            "%s%s",
             *(len(small), len(pool.classes), wanted, ", ".join(small[:3]), more),
         )
 

@@ -139,6 +139,8 @@ def test_the_terminal_shows_three_lines_a_row_within_eighty_columns(table):
 def test_many_columns_are_parted_into_blocks_that_fit(sweep):
     classes = {f"class{number}": f"class {number}" for number in range(21)}
     sweep.describe(columns=classes)
+    for name in classes:
+        sweep.run("no_spp", name, 0.36)
     lines = _terminal(read_table(sweep.directory)).splitlines()
     assert max(map(len, lines)) <= 80
     words = " ".join(lines)
