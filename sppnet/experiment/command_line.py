@@ -4,6 +4,7 @@ Hydra's grammar refuses most of what a path may hold, and takes the rest for num
 """
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,6 +204,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
+@functools.cache
 def known_keys() -> list[str]:
     """Every key of the default configuration that may be set, and every group, for suggestions."""
     keys = [path.name for path in conf_dir().iterdir() if path.is_dir()]
