@@ -212,7 +212,7 @@ def known_keys() -> list[str]:
         if file.parent.name not in ("experiment", "setting"):  # which set what stands elsewhere
             packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
             keys += _paths(OmegaConf.load(file), "" if packaged else f"{file.parent.name}.")
-    return sorted(set(keys))
+    return sorted({key for key in keys if not key.startswith("reduced.")})  # sentences, not settings
 
 
 def _paths(node: object, prefix: str) -> Iterator[str]:

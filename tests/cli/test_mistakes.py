@@ -38,7 +38,7 @@ MISTAKES = [
     (["training.learning_rate=interval(0,1)"], "only lists of values"),
     (["--no-such-option"], "no such option"),
     (["preset=mini", "--epochs", "5"], "did you mean training.epochs?"),
-    (["train"], "neither a verb nor KEY=VALUE; did you mean experiment=table2 preset=mini"),
+    (["train"], "did you mean experiment=table2 preset=mini"),
     (["Table2"], "did you mean experiment=table2?"),
     (["experiment", "table2"], "did you mean experiment=table2?"),
     (["preset"], "write preset=NAME; there are mini, paper, pretrained"),
