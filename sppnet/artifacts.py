@@ -53,6 +53,13 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Raises:
         ResourceError: The disk is full or the directory cannot be written; `path` is as it was.
     """
+    if path.is_char_device():  # /dev/stdout, /dev/null: never to be replaced by a file
+        try:
+            with path.open("wb") as stream:
+                write(stream)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        return
     with _temporary_beside(path, write) as temporary:
         temporary.replace(path)
 
@@ -220,7 +227,9 @@ def damage_behind(marker: Path) -> str | None:
         if "metrics.json" not in files:
             return f"{marker}: does not vouch for metrics.json"
         for name, entry in files.items():
-            path = marker.with_name(name)
+            path = marker.parent / name
+            if ".." in Path(name).parts or not path.is_relative_to(marker.parent):
+                raise ValueError(f"it vouches for {name!r}, which is not in its directory")
             now = regular(path).stat()
             digest = _known_digest(path, now.st_ino, now.st_size, now.st_mtime_ns)
             if (now.st_size, digest) != (entry["bytes"], entry["sha256"]):

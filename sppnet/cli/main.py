@@ -14,6 +14,7 @@ from typing import Final
 from sppnet.errors import ConfigError, ResourceError, SppnetError
 from sppnet.experiment.installation import conf_dir
 from sppnet.run.interrupts import Interrupted
+from sppnet.tables.escape import CleanFormatter, clean_lines
 
 VERBS: Final = {
     "report": "print a table: ours, the paper's, the difference, and its claims checked",
@@ -74,7 +75,9 @@ def _open_streams() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code, with errors told in one line on stderr."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(CleanFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("hydra").setLevel(logging.WARNING)  # the sweep says itself what it starts
     try:
         return _dispatch(arguments)
@@ -97,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # where standard error is full or gone, the exit code has to do
-        print(f"sppnet: {text}", file=sys.stderr)
+        print(f"sppnet: {clean_lines(text)}", file=sys.stderr)
 
 
 def _fail(error: OSError) -> int:

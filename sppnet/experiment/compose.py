@@ -79,7 +79,7 @@ def run_experiment(arguments: Sequence[str]) -> None:
         _application()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}") from error
 
 

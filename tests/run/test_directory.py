@@ -160,3 +160,14 @@ def test_a_run_stands_on_runs_beside_it_only(tmp_path: Path, below):
     directory.prepare({"run": {"key": "0" * 64, "below": below}})
     with pytest.raises(ArtifactError, match=r"config\.yaml: not as this version"):
         directory.read_config()
+
+
+@pytest.mark.parametrize("name", ["../other/metrics.json", "/etc/hostname"])
+def test_a_marker_vouches_for_files_in_its_directory_only(tmp_path: Path, name: str):
+    directory = RunDirectory(tmp_path / "cell")
+    directory.prepare(CONFIG)
+    with directory.hold():
+        directory.write_complete({}, files=())
+    marker = read_json(directory.path / "COMPLETE")
+    write_json(directory.path / "COMPLETE", {"files": {**marker["files"], name: {}}})
+    assert f"vouches for {name!r}" in str(directory.damage)
