@@ -216,6 +216,19 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sealed_body(file: Path) -> str:
+    """A text file without its last line, which vouches for the rest: `sha256: ` and its SHA-256.
+
+    Raises:
+        OSError: What `regular` raises.
+        ValueError: It is not what was sealed.
+    """
+    body, _, seal = regular(file).read_text(encoding="utf-8").rpartition(f"{_SEAL}: ")
+    if hashlib.sha256(body.encode()).hexdigest() != seal.strip():
+        raise ValueError("it is not what its last line vouches for")
+    return body
+
+
 def damage_behind(marker: Path) -> str | None:
     """What is not as a completion marker vouches for, in words; None if all of it is.
 
@@ -238,11 +251,20 @@ def damage_behind(marker: Path) -> str | None:
                     f"vouches for"
                 )
         if _PROVENANCE in files:
-            return foreign(marker.parent, read_json(marker.with_name(_PROVENANCE)).get("key"))
+            key = read_json(marker.with_name(_PROVENANCE)).get("key")
+            return _damage_of(marker.with_name("config.yaml")) or foreign(marker.parent, key)
     except FileNotFoundError as error:
         return f"{error.filename}: gone, but its COMPLETE marker vouches for it"
     except (ArtifactError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         return f"{marker}: not readable ({type(error).__name__}: {' '.join(str(error).split())})"
+    return None
+
+
+def _damage_of(config: Path) -> str | None:
+    try:
+        sealed_body(config)
+    except ValueError as error:
+        return f"{config}: not readable ({error})"
     return None
 
 

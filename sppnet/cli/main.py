@@ -139,7 +139,7 @@ def _completed(arguments: Sequence[str]) -> list[str]:
     """Verbs for a shell that completes the first word; what is swept is left out of what Hydra completes."""
     if not ({"--shell-completion", "-sc"} & {*arguments} and any(word[:6] == "query=" for word in arguments)):
         return []
-    program, *words = os.environ.get("COMP_LINE", "").split(" ")
+    program, *words = os.environ.get("COMP_LINE", "sppnet ").split(" ")
     if words and words[0] in VERBS and len(words) > 1:
         return [""]
     os.environ["COMP_LINE"] = " ".join(

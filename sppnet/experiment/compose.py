@@ -1,10 +1,10 @@
 """Everything that is not a verb is a Hydra command line: compose it, and explain what is wrong with it."""
 
-import logging
 import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +62,6 @@ def run_experiment(arguments: Sequence[str]) -> None:
     """
     line = read_command_line(arguments)
     if line.shows:
-        logging.getLogger("hydra").setLevel(logging.INFO)  # where --info says what it was asked
         options = [option for option in line.options if option not in ("-m", "--multirun")]
     else:  # every command is one
         options = [*line.options, "--multirun"]
@@ -76,7 +75,11 @@ def run_experiment(arguments: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     sys.argv = ["sppnet", *options, *(quoted(override) for override in line.overrides)]
     try:
-        _application()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*provider=hydra.searchpath")  # a folder that is not there
+            _application()
+    except UserWarning as error:
+        raise ConfigError(f"hydra.searchpath: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     except (yaml.YAMLError, RecursionError) as error:
@@ -238,6 +241,8 @@ def _unknown_option(name: str, text: str) -> str:
         suggestion = did_you_mean(choice.casefold(), options)
         there_are = ", ".join(sorted(options, key=naturally))
         return f"{group}={choice}: no such {group}{suggestion}; there are {there_are}"
+    if name.startswith("hydra.launcher"):
+        return f"{name}: the launcher that is chosen has no such key; choose one with hydra/launcher=..."
     known = known_keys()
     if name in known and isinstance(
         OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), name), DictConfig
