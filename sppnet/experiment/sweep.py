@@ -20,8 +20,8 @@ from omegaconf import DictConfig
 from sppnet.artifacts import content_key, read_json
 from sppnet.errors import ConfigError, PartialSweepError
 from sppnet.experiment import layout
-from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.checks import check_images
+from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.contents import Contents
 from sppnet.experiment.detector_testing import SHEET
 from sppnet.experiment.installation import device_of, require_device, usable_cores
