@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column
 
 from sppnet.experiment.plan import PlannedRun, built_on
+from sppnet.progress_bar import LINE_EVERY_SECONDS, time_left
 from sppnet.tables.escape import clean
 
-_LINE_EVERY_SECONDS: Final = 30.0
 _WIDE: Final = 100  # columns with room for a bar
 _MOST_NAMES: Final = 20  # runs of a plan that fit a screen
 
@@ -85,6 +85,7 @@ class SweepView:
             TimeElapsedColumn(table_column=clock),
             TimeRemainingColumn(table_column=clock),
             expand=True,
+            speed_estimate_period=600,  # an image may take half a minute
             console=self.console,
             transient=True,
             disable=not (is_shown and self.console.is_terminal),
@@ -101,9 +102,10 @@ class SweepView:
             self._cells[label], completed=completed, total=total, detail=f"{stage} {detail}".rstrip()
         )
         is_quiet = self.console.is_terminal or not self.is_shown
-        if not is_quiet and time.monotonic() - self._said_at >= _LINE_EVERY_SECONDS:
+        if not is_quiet and time.monotonic() - self._said_at >= LINE_EVERY_SECONDS:
             self._said_at = time.monotonic()
-            self._say(f"{label}: {stage} {completed}/{total} {detail}".rstrip())
+            left = next((one.time_remaining for one in self.bars.tasks if one.id == self._cells[label]), None)
+            self._say(f"{label}: {stage} {completed}/{total} {detail}".rstrip() + time_left(left))
 
     def finish(self, label: str, line: str, *, is_cell: bool) -> None:
         """A run has ended, well or not: a cell of the table, or what cells build on."""

@@ -163,9 +163,8 @@ class ConvMaps:
         with ThreadPoolExecutor(workers) as pool:
             done = pool.map(lambda path: self.at(path, [scale]), paths)
             try:
-                for count, _ in enumerate(show_progress(done, label="maps", total=len(paths)), 1):
-                    if report is not None:
-                        report(count, len(paths))
+                for _ in show_progress(done, label="maps", total=len(paths), report=report):
+                    pass
             finally:
                 pool.shutdown(cancel_futures=True)
 
