@@ -1,8 +1,8 @@
 """Words that every form of a table uses."""
 
-from sppnet.tables.table import MARK_OF_STALE, Cell, Metric, Setting, Table
+from sppnet.tables.table import MARK_OF_STALE, Cell, Claim, Metric, Setting, Table, Verdict
 
-MARK = {True: "✓", False: "✗", None: "?"}
+MARK: dict[Verdict, str] = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not tested": "-"}
 
 
 def ours_text(table: Table, cell: Cell, metric: Metric) -> str:
@@ -35,4 +35,29 @@ def legend(table: Table) -> str:
     seeds = f"one {table.repeats}"
     if number > 1:
         seeds = f"mean ± standard deviation of {number} {table.repeats}s"
-    return f"Ours: {seeds}. Data: {table.data}."
+    demonstration = " A demonstration: none of the paper's claims is tested on generated images."
+    return f"Ours: {seeds}. Data: {table.data}." + demonstration * table.is_demonstration
+
+
+def tested(table: Table) -> list[Claim]:
+    """List the claims that there is something to say of."""
+    return [claim for claim in table.claims if claim.verdict != "not tested"]
+
+
+def untested(table: Table) -> str | None:
+    """Name those of which there is nothing, in one line; a demonstration tests none."""
+    others = [claim for claim in table.claims if claim.verdict == "not tested"]
+    if not others or table.is_demonstration:
+        return None
+    return f"not tested: {len(others)} ({', '.join(f'{claim.id}: {claim.detail}' for claim in others)})"
+
+
+def planned(table: Table) -> str | None:
+    """Say when it was written down what would be compared, and whether that has changed."""
+    if not table.plans or not table.claims or table.is_demonstration:
+        return None
+    first, last = table.plans[0], table.plans[-1]
+    text = f"plan {last['hash'][:8]} of {last['fixed']}, {last['num_complete']} cells being complete"
+    if len(table.plans) == 1:
+        return text
+    return f"{text}; it was {first['hash'][:8]} of {first['fixed']}, and changed {len(table.plans) - 1} times"
