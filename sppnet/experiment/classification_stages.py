@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 def train(take: Take) -> Outcome:
     """Train a network from the newest checkpoint, if there is one."""
-    from sppnet.experiment.trainer import run_trainer
+    from sppnet.experiment.trainer import make_task, run_trainer
     from sppnet.run.checkpoints import newest_checkpoint
 
     checkpoint = newest_checkpoint(take.path)
     data = _training_data(take)
     net = begin_network(take.conf, data, is_new=checkpoint is None)
-    task = make(take.conf.task, net=net)
+    task = make_task(take.conf.task, net=net)
     with run_trainer(take, epochs=take.conf.training.epochs) as trainer:
         if checkpoint is not None:
             log.info("going on from %s", checkpoint.name)

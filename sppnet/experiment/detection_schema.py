@@ -1,9 +1,9 @@
 """Keys that only detection reads (§4): type and range, one line each; values stand in conf/."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from sppnet.experiment import ranges as must
-from sppnet.experiment.ranges import Record, key
+from sppnet.experiment.ranges import Record, key, named
 
 Mapping = Literal["centre_inside", "paper", "release"]
 Hinge = Literal["squared_hinge", "hinge"]
@@ -47,6 +47,32 @@ class DetectionConf(Record):
     moved: bool = key(must.TRUTH)  # by box regression
 
 
+class OptimizerConf(Record):
+    """What optimisers have; torch's have some of these."""
+
+    momentum: float = key(must.SHARE)
+    betas: list[float] = key(must.SHARES)
+    weight_decay: float = key(must.NATURAL)
+
+
+class ScheduleConf(Record):
+    """When the learning rate falls."""
+
+    factor: float = key(must.BETWEEN)
+    fractions: list[float] = key(must.RISING)
+    patience: int = key(must.NATURAL)
+    drops: int = key(must.NATURAL)
+
+
+class TaskConf(Record):
+    """How a stage learns: a LightningModule, its optimiser and its schedule; tasks have some of these."""
+
+    learning_rate: float = key(must.POSITIVE)
+    bias_rate: float = key(must.NATURAL)
+    optimizer: dict[str, Any] | None = named(OptimizerConf)
+    schedule: dict[str, Any] | None = named(ScheduleConf)
+
+
 class FinetuningConf(Record):
     """Fine-tuning on windows (§4.1)."""
 
@@ -59,8 +85,6 @@ class FinetuningConf(Record):
     background_overlap: float = key(must.OVERLAP)
     flip: bool = key()
     random_scale: bool = key()
-    momentum: float = key(must.SHARE)
-    weight_decay: float = key(must.NATURAL)
     bias_rate: float = key(must.NATURAL)
     fc8_rate: float = key(must.NATURAL)
     fresh: bool = key()
@@ -69,6 +93,7 @@ class FinetuningConf(Record):
     chunk_steps: int = key(must.COUNT)
     chunk_gb: float = key(must.POSITIVE)
     trains: Literal["fc", "all"] = key()
+    task: dict[str, Any] = named(TaskConf)
 
 
 class MiningConf(Record):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sppnet.artifacts import content_key, read_json, write_json
 from sppnet.errors import ArtifactError, ResourceError
 from sppnet.experiment.installation import code_version, machine, software
-from sppnet.experiment.making import require_allowed
-from sppnet.experiment.reading import leaves, read_conf
+from sppnet.experiment.making import code_named, require_allowed
+from sppnet.experiment.reading import read_conf
 from sppnet.experiment.stages import STAGES, Stage
 from sppnet.experiment.take import RunPlan, Take
 from sppnet.run.directory import PROGRESS, PROVENANCE, RunDirectory
@@ -78,8 +78,8 @@ def read_plan(directory: RunDirectory) -> tuple[RunPlan, dict[str, Any]]:
 def _entries(plan: RunPlan, identity: Mapping[str, Any]) -> list[str]:
     """Where the code of a run begins: its stage's function, and the classes that its configuration names."""
     does = STAGES[plan.stage].does
-    named = {str(value) for key, value in leaves(identity["settings"]) if key.endswith("_target_")}
-    return [f"{does.__module__}:{does.__name__}", *sorted(map(module_of, named))]
+    named = sorted(map(module_of, code_named(identity["settings"])))
+    return [f"{does.__module__}:{does.__name__}", *named]
 
 
 def _run_held(take: Take, code: Sequence[str]) -> None:

@@ -2,8 +2,8 @@
 
 Configurations travel: detectors are folders that may be moved, and folders of YAML files are handed on. What
 a `_target_` may name is therefore listed: the classes that our own conf/ names, torchvision's models,
-Lightning's loggers, and what the user's own configuration names under `allow_targets`. Whatever else is
-refused before anything is imported.
+torch's optimisers, Lightning's loggers, and what the user's own configuration names under `allow_targets`.
+Whatever else is refused before anything is imported.
 """
 
 import dataclasses
@@ -24,7 +24,9 @@ SAID: Final = frozenset({"facts", ALLOW})  # what a part says for others to read
 _TARGET: Final = "_target_"
 _PARTIAL: Final = "_partial_"
 _ALLOWED: Final = "SPPNET_ALLOW_TARGETS"  # in the environment, for the processes that runs are given to
-_OTHERS: Final = re.compile(r"torchvision\.models\.[a-z]\w*|pytorch_lightning\.loggers\.[A-Z]\w*Logger")
+_LIBRARIES: Final = re.compile(
+    r"torchvision\.models\.[a-z]\w*|torch\.optim\.[A-Z]\w*|pytorch_lightning\.loggers\.[A-Z]\w*Logger"
+)
 _Made = TypeVar("_Made")
 
 
@@ -41,9 +43,10 @@ def make(part: Mapping[str, Any] | None, **later: Any) -> Any:
     assert part is not None, "checks.py refuses a stage whose part is not chosen"
     made = {key: _made(value) for key, value in part.items() if key not in SAID | {_TARGET, _PARTIAL}} | later
     target = named_class(part)
-    if part.get(_PARTIAL):
-        return functools.partial(target, **made)
     try:
+        if part.get(_PARTIAL):
+            inspect.signature(target).bind_partial(**made)  # what it does not take is said now
+            return functools.partial(target, **made)
         return target(**made)
     except (TypeError, ValueError) as error:
         if isinstance(error, SppnetError):
@@ -107,15 +110,21 @@ def require_allowed(node: Any, where: str, error: type[SppnetError] = ConfigErro
         if key.endswith(_TARGET) and not _is_allowed(name):
             raise error(
                 f"{where}: _target_={name} may not be made: configurations name classes of sppnet's conf/, "
-                f"torchvision.models and pytorch_lightning.loggers; if it is yours, name it in your own "
-                f"configuration (--config-dir, $SPPNET_CONF), {ALLOW}: [{name}]"
+                f"torchvision.models, torch.optim and pytorch_lightning.loggers; if it is yours, name it in "
+                f"your own configuration (--config-dir, $SPPNET_CONF), {ALLOW}: [{name}]"
             )
+
+
+def code_named(node: Any) -> set[str]:
+    """What plain containers name, at any depth, whose source counts: installed libraries have versions."""
+    named = {str(name) for key, name in _pairs(node) if key.endswith(_TARGET)}
+    return {name for name in named if _LIBRARIES.fullmatch(name) is None}
 
 
 def _is_allowed(name: object) -> bool:
     if not isinstance(name, str):
         return False
-    return name in _ours() | _allowed_by_user() or _OTHERS.fullmatch(name) is not None
+    return name in _ours() | _allowed_by_user() or _LIBRARIES.fullmatch(name) is not None
 
 
 def _allowed_by_user() -> set[str]:

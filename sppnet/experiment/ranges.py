@@ -109,6 +109,10 @@ def _are_positive(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(0 < one < float("inf") for one in value)
 
 
+def _are_shares(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(0 <= one < 1 for one in value)
+
+
 def _are_axes(value: Any) -> bool:
     named = isinstance(value, Mapping) and all(
         isinstance(values, list) and values for values in value.values()
@@ -148,6 +152,7 @@ METRICS: Final = Rule(
     "a list of metrics with key, id and label each, as in conf/config.yaml",
 )
 SHARE: Final = Rule(lambda value: not isinstance(value, str) and 0 <= value < 1, "at least 0 and below 1")
+SHARES: Final = Rule(_are_shares, "a list of numbers of at least 0 and below 1, e.g. [0.9,0.999]")
 BETWEEN: Final = Rule(lambda value: 0 < value < 1, "between 0 and 1")
 OVERLAP: Final = Rule(lambda value: 0 <= value <= 1, "an intersection over union from 0 to 1")
 SOME_OVERLAP: Final = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")

@@ -51,13 +51,11 @@ class TrainSizesConf(Record):
 
 
 class TrainingConf(Record):
-    """Momentum SGD."""
+    """Of a network, as a classifier."""
 
     epochs: int = key(must.COUNT)
     batch_size: int = key(must.BATCH)
     learning_rate: float = key(must.POSITIVE)
-    momentum: float = key(must.SHARE)
-    weight_decay: float = key(must.NATURAL)
     bias_rate: float = key(must.NATURAL)
 
 
@@ -85,6 +83,7 @@ class TransferConf(Record):
     bias_multiplier: float = key(must.NO_BIAS_OR_POSITIVE)
     positive_weight: float = key(must.POSITIVE)
     tolerance: float = key(must.BETWEEN)
+    task: dict[str, Any] = named(detecting.TaskConf)
 
 
 class FeaturesConf(Record):
@@ -119,12 +118,6 @@ class DataConf(Record):
     workers: int = key(must.NATURAL, role="eases")
     cache_gb: float = key(must.NATURAL, role="eases")
     max_pixels: int = key(must.COUNT, role="eases")
-
-
-class ScheduleConf(Record):
-    """When the learning rate falls."""
-
-    fractions: list[float] = key(must.RISING)
 
 
 class TrainerConf(Record):
@@ -195,8 +188,8 @@ class Conf(Record):
     train_sizes: dict[str, Any] = named(TrainSizesConf)
     image: ImageConf = part(ImageConf)
     training: TrainingConf = part(TrainingConf)
-    schedule: dict[str, Any] = named(ScheduleConf)
-    task: dict[str, Any] = named()
+    schedule: dict[str, Any] = named(detecting.ScheduleConf)
+    task: dict[str, Any] = named(detecting.TaskConf)
     view: dict[str, Any] = named(ViewConf)
     ensemble: list[Any] = key(default=[], role="sweep")  # members are runs that a cell stands on
     target: dict[str, Any] | None = named()

@@ -2,13 +2,15 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from sppnet.errors import ConfigError
 from sppnet.experiment.making import make
 from sppnet.experiment.take import Take
 from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
@@ -16,6 +18,22 @@ from sppnet.run.guards import StepSeed, StopBetweenBatches
 from sppnet.run.progress import BatchProgress, CellProgress, MetricsFile
 
 log = logging.getLogger(__name__)
+
+
+def make_task(part: Mapping[str, Any], **later: Any) -> LightningModule:
+    """Make what learns in a stage.
+
+    Args:
+        part: Of conf/task, or the user's own.
+        **later: What the stage has for it, a network or the names of classes.
+
+    Raises:
+        ConfigError: It is no LightningModule, or does not take what is there.
+    """
+    task = make(part, **later)
+    if not isinstance(task, LightningModule):
+        raise ConfigError(f"{part['_target_']}: a task is a LightningModule, this is {type(task).__name__}")
+    return task
 
 
 @contextmanager
@@ -51,7 +69,7 @@ def run_trainer(take: Take, *, epochs: int = 1, saves: bool = True) -> Iterator[
             plugins=[DigestCheckpointIO(), LightningEnvironment()],
             logger=active or False,
             log_every_n_steps=chosen.every_steps,
-            enable_checkpointing=False,  # Lightning's own: ours is RunCheckpoint
+            enable_checkpointing=saves,  # by RunCheckpoint
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

@@ -45,11 +45,9 @@ def transfer(take: Take) -> Outcome:
     from pytorch_lightning import seed_everything
 
     from sppnet.data.targets import draw_split
-    from sppnet.estimators.linear_svm import LinearSvm
-    from sppnet.experiment.trainer import run_trainer
+    from sppnet.experiment.trainer import make_task, run_trainer
     from sppnet.features.feature_batches import FeatureDataModule
     from sppnet.models.weights import save_tensors
-    from sppnet.tasks.transfer import TransferTask
 
     take.progress("reading features")
     protocol = take.conf.transfer
@@ -59,10 +57,7 @@ def transfer(take: Take) -> Outcome:
     network = load_network(take.one_below("network"))
     features = _features_of(take, network.net, target)
     split = make_from(draw_split, protocol, target=target, split=take.conf.split)
-    machine = make_from(LinearSvm, protocol, svm_c=protocol.svm_c[0])
-    task = make_from(
-        TransferTask, protocol, machine=machine, classes=target.classes, num_features=features.dim
-    )
+    task = make_task(protocol.task, classes=target.classes, num_features=features.dim)
     data = FeatureDataModule(features=features, target=target, split=split)
     with run_trainer(take, saves=False) as trainer:
         began = time.perf_counter()
@@ -75,7 +70,6 @@ def transfer(take: Take) -> Outcome:
         **network.metrics,
         **{key: float(value) for key, value in tested.items()},
         **chosen,
-        "svm_c": float(task.chosen_c),
         "test/num_images": len(split.test),
         "test/all_classes": len(target.classes),
         "transfer/num_training_images": len(split.train) + len(split.val),

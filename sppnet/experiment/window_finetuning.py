@@ -26,9 +26,9 @@ def finetune(take: Take) -> Outcome:
     """Train the fc layers on the windows of the training images (all layers, for R-CNN)."""
     from pytorch_lightning import seed_everything
 
-    from sppnet.experiment.trainer import run_trainer
+    from sppnet.experiment.trainer import make_task, run_trainer
     from sppnet.run.checkpoints import newest_checkpoint
-    from sppnet.tasks.finetuning import WindowFineTuningTask, begin_with_directions, sample_windows
+    from sppnet.tasks.finetuning import begin_with_directions, sample_windows
 
     found = annotated(take, "trainval")
     images = proposed(take, found)
@@ -47,7 +47,7 @@ def finetune(take: Take) -> Outcome:
         # see scaled vectors (but hardly decay).
         fc6_rate = scale**2
     net.dropout.p = chosen.dropout
-    task = make_from(WindowFineTuningTask, chosen, net=net, fc6_rate=fc6_rate)
+    task = make_task(chosen.task, net=net, fc6_rate=fc6_rate)
     checkpoint = newest_checkpoint(take.path)
     with run_trainer(take) as trainer:
         # Pooling runs on one thread an image; the fc layers on as many as the trainer has.

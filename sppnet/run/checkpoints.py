@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from sppnet.artifacts import digest_matches, write_named_by_digest
@@ -84,8 +85,11 @@ class DigestCheckpointIO(CheckpointIO):
 
 
 @final
-class RunCheckpoint(Callback):
+class RunCheckpoint(Checkpoint):
     """Saves every `minutes` of training, when training ends, and at an interruption.
+
+    As one of Lightning's `Checkpoint`s it comes behind all other callbacks, a task's own included: what is
+    saved of them is what the batch made of it.
 
     Args:
         directory: The run's directory.

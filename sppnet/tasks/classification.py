@@ -4,14 +4,15 @@ The training size changes from epoch to epoch (§2.3.2): the batch holds crops o
 which size the network sees them, so both sizes show the same content.
 """
 
+from collections.abc import Callable, Mapping
 from typing import final
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sppnet.data.records import ImageBatch, ViewBatch
 from sppnet.models.sppnet import SppNet
@@ -22,15 +23,17 @@ from sppnet.tasks.schedules import Schedule
 
 @final
 class ClassificationTask(LightningModule):
-    """Momentum SGD on the softmax loss; held-out images are seen as central crops.
+    """The softmax loss, descended to; held-out images are seen as central crops.
 
     Args:
         net: Any image size in, one score per class out.
         learning_rate: Of the weights at the start.
-        momentum: Of SGD.
-        weight_decay: On weights and biases.
         bias_rate: Learning rate of the biases over that of the weights (2 in the release).
+        optimizer: Makes an optimiser of groups of parameters, each with its `lr`.
         schedule: How the learning rate falls.
+        augmentation: What the network sees of a batch on 0..255. What it draws from torch's global generator,
+            a resumed run draws again.
+        callbacks: Lightning's, by names.
     """
 
     def __init__(
@@ -38,16 +41,18 @@ class ClassificationTask(LightningModule):
         *,
         net: SppNet,
         learning_rate: float,
-        momentum: float,
-        weight_decay: float,
         bias_rate: float,
+        optimizer: Callable[..., Optimizer],
         schedule: Schedule,
+        augmentation: Callable[[ImageBatch], Tensor],
+        callbacks: Mapping[str, Callback],
     ) -> None:
         super().__init__()
         self.net = net
         self.learning_rate, self.bias_rate = learning_rate, bias_rate
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self.schedule = schedule
+        self.optimizer, self.schedule = optimizer, schedule
+        self.augmentation = augmentation
+        self.callbacks = callbacks
         self.val_metrics = accuracies(net.num_classes).clone(prefix="val/")
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
@@ -57,9 +62,7 @@ class ClassificationTask(LightningModule):
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Softmax loss at the batch's training size."""
-        images = batch.images.float() + batch.colour_shift[:, :, None, None]
-        images = resize(images, int(batch.height), int(batch.width))
-        loss = F.cross_entropy(self(images), batch.labels)
+        loss = F.cross_entropy(self(self.augmentation(batch)), batch.labels)
         check_finite(
             loss.detach(),
             epoch=self.current_epoch,
@@ -80,7 +83,7 @@ class ClassificationTask(LightningModule):
         self.log_dict(errors(self.val_metrics))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Momentum SGD; biases learn `bias_rate` times as fast."""
+        """Two groups: biases learn `bias_rate` times as fast."""
         learning = [(name, value) for name, value in self.net.named_parameters() if value.requires_grad]
         groups = [
             {
@@ -89,10 +92,22 @@ class ClassificationTask(LightningModule):
             }
             for is_bias in (False, True)
         ]
-        optimizer = torch.optim.SGD(
-            groups, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
-        )
-        return self.schedule.configure(optimizer, self.trainer.max_epochs or 1)
+        optimizer = self.optimizer(groups, lr=self.learning_rate)
+        return self.schedule.configure(optimizer, self.trainer.max_epochs or 1, "epoch")
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Those of the configuration."""
+        return list(self.callbacks.values())
+
+
+@final
+class ShiftAndResize:
+    """Adds every image's colour shift, and resizes the regions to the size of the batch (§3.1, §2.3.2)."""
+
+    def __call__(self, batch: ImageBatch) -> Float[Tensor, "n 3 h w"]:
+        """What the network sees, on 0..255."""
+        images = batch.images.float() + batch.colour_shift[:, :, None, None]
+        return resize(images, int(batch.height), int(batch.width))
 
 
 def resize(images: Float[Tensor, "n 3 h w"], height: int, width: int) -> Float[Tensor, "n 3 h2 w2"]:

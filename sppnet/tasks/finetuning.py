@@ -4,16 +4,16 @@ Axes: n windows, d numbers of an input, k classes and the background.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import MultiStepLR
+from torch.optim import Optimizer
 
 from sppnet.artifacts import stable_seed
 from sppnet.data.window_labels import DetectionImage
@@ -21,6 +21,7 @@ from sppnet.errors import ConfigError
 from sppnet.models.sppnet import SppNet
 from sppnet.run.guards import check_finite
 from sppnet.tasks.mining import random_rows
+from sppnet.tasks.schedules import Schedule
 from sppnet.windows.batches import WindowBatch
 from sppnet.windows.source import WindowSource
 
@@ -30,50 +31,53 @@ _NUM_WINDOWS: Final = 20  # of each of them
 
 @final
 class WindowFineTuningTask(LightningModule):
-    """Momentum SGD on the softmax loss over the classes and the background, which is class 0.
+    """The softmax loss over the classes and the background, which is class 0, descended to.
 
     Args:
         net: Its fc8 has one output for the background and one per class.
         learning_rate: Of the weights at the start.
-        momentum: Of SGD.
-        weight_decay: On weights and biases.
         bias_rate: Learning rate of the biases over that of the weights (2 in the release).
         fc8_rate: Learning rate of the new layer, fc8, over that of the others (1 in §4.1, 10 in R-CNN).
         fc6_rate: Learning rate of fc6's weights over that of the others (1, but for vectors of another size).
         num_steps: Of the whole training, as the data module has it.
-        drop_at: Fractions of them at which the learning rate is divided by 10; rising, in (0, 1).
+        optimizer: Makes an optimiser of groups of parameters, each with its `lr`.
+        schedule: How the learning rate falls, step by step: there is one epoch.
+        augmentation: Alters a batch's inputs; None leaves them.
+        callbacks: Lightning's, by names.
         trains: "fc": the convolutions are fixed, and inputs are pooled windows (SPP). "all": inputs are
             warped windows on 0..255, the three colour planes of a square one after the other (R-CNN).
 
     Raises:
-        ConfigError: `trains` or `drop_at` is none of these.
+        ConfigError: `trains` is none of these.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one key of conf/task, or an object
         self,
         *,
         net: SppNet,
         learning_rate: float,
-        momentum: float,
-        weight_decay: float,
         bias_rate: float,
         fc8_rate: float,
         fc6_rate: float,
         num_steps: int,
-        drop_at: Sequence[float],
+        optimizer: Callable[..., Optimizer],
+        schedule: Schedule,
+        augmentation: Callable[[Tensor], Tensor] | None,
+        callbacks: Mapping[str, Callback],
         trains: Literal["fc", "all"],
     ) -> None:
         super().__init__()
         if trains not in ("fc", "all"):
             raise ConfigError(f"finetuning.trains={trains!r}: expected fc or all")
-        if not all(0 < fraction < 1 for fraction in drop_at) or sorted(drop_at) != list(drop_at):
-            raise ConfigError(f"finetuning.drop_at={list(drop_at)}: must rise and lie between 0 and 1")
         self.net = net
-        self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
+        self.learning_rate = learning_rate
         self.bias_rate, self.fc8_rate, self.fc6_rate = bias_rate, fc8_rate, fc6_rate
         # Lightning's own count, asked for while optimisers are made, sets the loader up before a checkpoint's
         # state is there to be loaded into it: a resumed run would begin with the first batch again.
-        self.milestones = [round(fraction * num_steps) for fraction in drop_at]
+        self.num_steps = num_steps
+        self.optimizer, self.schedule = optimizer, schedule
+        self.augmentation = augmentation
+        self.callbacks = callbacks
         self.trains = trains
         net.backbone.requires_grad_(trains == "all")
 
@@ -93,7 +97,8 @@ class WindowFineTuningTask(LightningModule):
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         """Softmax loss of a batch."""
-        scores = self(batch.inputs)
+        inputs = batch.inputs if self.augmentation is None else self.augmentation(batch.inputs)
+        scores = self(inputs)
         loss = F.cross_entropy(scores, batch.labels)
         check_finite(
             loss.detach(),
@@ -113,17 +118,18 @@ class WindowFineTuningTask(LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Momentum SGD; the rate falls step by step, not with epochs: there is one."""
+        """A group for every parameter, with its own rate."""
         groups = [
             {"params": [parameter], "lr": self.learning_rate * self._rate(name)}
             for name, parameter in self.net.named_parameters()
             if parameter.requires_grad
         ]
-        optimizer = torch.optim.SGD(
-            groups, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
-        )
-        scheduler = MultiStepLR(optimizer, self.milestones, gamma=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        optimizer = self.optimizer(groups, lr=self.learning_rate)
+        return self.schedule.configure(optimizer, self.num_steps, "step")
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Those of the configuration."""
+        return list(self.callbacks.values())
 
     def _rate(self, name: str) -> float:
         """Learning rate of a parameter over `learning_rate`."""

@@ -7,12 +7,12 @@ are fitted to all. What they are stands in buffers.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int8
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from torch import Tensor
 
 from sppnet.errors import ConfigError, DataError, NonFiniteError
@@ -35,6 +35,7 @@ class TransferTask(LightningModule):
         machine: Is fitted, with a C of `svm_c` in place of its own.
         svm_c: Values to choose from on held-out training images; a single one is taken as it is.
         patience: So many values of rising C without gain end the search.
+        callbacks: Lightning's, by names.
 
     Attributes:
         coef: Weights of the machines.
@@ -56,6 +57,7 @@ class TransferTask(LightningModule):
         machine: LinearSvm,
         svm_c: Sequence[float],
         patience: int,
+        callbacks: Mapping[str, Callback],
     ) -> None:
         super().__init__()
         if measure not in ("average_precision", "accuracy"):
@@ -68,6 +70,7 @@ class TransferTask(LightningModule):
         self.svm_c = sorted(svm_c)
         self.patience = patience
         self.machine = machine
+        self.callbacks = callbacks
         self.register_buffer("coef", torch.zeros(len(classes), num_features))
         self.register_buffer("intercept", torch.zeros(len(classes)))
         self.register_buffer("chosen_c", torch.tensor(float("nan"), dtype=torch.float64))
@@ -77,6 +80,10 @@ class TransferTask(LightningModule):
 
     def configure_optimizers(self) -> None:
         """There is nothing to descend."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Those of the configuration."""
+        return list(self.callbacks.values())
 
     def training_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         """Keep the vectors."""
@@ -101,6 +108,7 @@ class TransferTask(LightningModule):
         self.coef.copy_(fitted.coef_)
         self.intercept.copy_(fitted.intercept_)
         self.chosen_c.fill_(chosen)
+        self.log("svm_c", self.chosen_c)
 
     def _choose(self, features: Tensor, presence: Tensor, is_held_out: Tensor) -> tuple[float, float]:
         """Return the C that is best on held-out images, of several the smallest, and its measure."""

@@ -11,7 +11,7 @@ from sppnet.errors import ConfigError, NonFiniteError
 from sppnet.run.guards import check_finite
 from sppnet.tasks.classification import resize
 from sppnet.tasks.evaluation import accuracies, errors
-from sppnet.tasks.schedules import PlateauSchedule, StepSchedule
+from sppnet.tasks.schedules import CosineSchedule, PlateauSchedule, StepSchedule
 
 
 def test_both_training_sizes_show_the_same_content():
@@ -25,7 +25,7 @@ def test_both_training_sizes_show_the_same_content():
 
 def test_a_step_schedule_divides_by_ten_after_its_fractions_of_the_epochs():
     configured = StepSchedule(factor=0.1, fractions=[0.6, 0.85]).configure(
-        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), 20
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), 20, "epoch"
     )
     scheduler = configured["lr_scheduler"]["scheduler"]
     rates = []
@@ -38,13 +38,26 @@ def test_a_step_schedule_divides_by_ten_after_its_fractions_of_the_epochs():
 
 def test_a_plateau_schedule_divides_twice_and_never_again():
     configured = PlateauSchedule(factor=0.1, patience=1, drops=2).configure(
-        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), 20
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), 20, "epoch"
     )
     scheduler = configured["lr_scheduler"]["scheduler"]
     for _ in range(20):
         scheduler.step(0.5)
     assert scheduler.get_last_lr()[0] == pytest.approx(0.01)
     assert configured["lr_scheduler"]["monitor"] == "val/top1_error"
+
+
+def test_half_a_cosine_ends_with_a_rate_of_nothing():
+    configured = CosineSchedule().configure(
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), 4, "step"
+    )
+    scheduler = configured["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(5):
+        rates.append(scheduler.get_last_lr()[0])
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5, 0.0])
 
 
 @pytest.mark.parametrize("fractions", [[0.0], [1.0], [0.8, 0.2]])

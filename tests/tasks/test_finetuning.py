@@ -1,5 +1,6 @@
 """Fine-tuning on windows (§4.1): what learns, how fast, and that a killed run ends with the same weights."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sppnet.models.normalise import InputNorm
 from sppnet.models.sppnet import SppNet
 from sppnet.run.guards import StepSeed
 from sppnet.tasks.finetuning import WindowFineTuningTask
+from sppnet.tasks.schedules import PlateauSchedule, StepSchedule
 from sppnet.windows.batches import WindowBatch, WindowDataModule
 from sppnet.windows.draws import WindowSampling
 from sppnet.windows.source import WindowSource
@@ -25,13 +27,14 @@ from sppnet.windows.source import WindowSource
 NUM_CLASSES = 2
 TASK = {
     "learning_rate": 0.01,
-    "momentum": 0.9,
-    "weight_decay": 0.0005,
+    "optimizer": functools.partial(torch.optim.SGD, momentum=0.9, weight_decay=0.0005),
+    "schedule": StepSchedule(factor=0.1, fractions=[5 / 6]),
+    "augmentation": None,
+    "callbacks": {},
     "bias_rate": 2.0,
     "fc8_rate": 1.0,
     "fc6_rate": 1.0,
     "num_steps": 12,
-    "drop_at": [5 / 6],
     "trains": "fc",
 }
 
@@ -269,13 +272,7 @@ def test_a_loss_that_is_not_a_number_names_the_images(tmp_path: Path, make_task)
         trainer_of(tmp_path).fit(make_task(), loader)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"drop_at": [0.5, 0.2]}, r"finetuning.drop_at=\[0.5, 0.2\]"),
-        ({"drop_at": [1.0]}, r"finetuning.drop_at=\[1.0\]"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(make_task, wrong: dict, message: str):
-    with pytest.raises(ConfigError, match=message):
-        make_task(**wrong)
+def test_a_plateau_of_held_out_images_is_refused_where_none_are_looked_at(tmp_path: Path, make_task):
+    task = make_task(schedule=PlateauSchedule(factor=0.1, patience=5, drops=2))
+    with pytest.raises(ConfigError, match="schedule@finetuning.task.schedule=finetuning, or cosine"):
+        trainer_of(tmp_path).fit(task, datamodule=data_of(40))

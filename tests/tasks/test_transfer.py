@@ -59,7 +59,13 @@ class Problem:
 
     def task(self, **replaced) -> TransferTask:
         machine = LinearSvm(**{name: replaced.pop(name, value) for name, value in MACHINE.items()})
-        arguments = {"measure": "average_precision", "svm_c": [1.0], "patience": 9, "machine": machine}
+        arguments = {
+            "measure": "average_precision",
+            "svm_c": [1.0],
+            "patience": 9,
+            "machine": machine,
+            "callbacks": {},
+        }
         return TransferTask(
             classes=self.classes, num_features=self.vectors.shape[1], **{**arguments, **replaced}
         )
