@@ -57,7 +57,8 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
         "num_test": tested.get("facts", {}).get("num_test"),
         "claims": table.claims,
         "learned": vars(table.learned),
-        "is_demonstration": _is_generated(tested) or bool(conf.target and conf.trained and _is_generated(conf.data)),
+        "is_demonstration": _is_generated(tested)
+        or bool(conf.target and conf.trained and _is_generated(conf.data)),
         "plans": [{"fixed": _now(), "num_complete": sum(run.directory.is_complete for run in cells)}],
         "curve": table.curve,
         "per_class": table.per_class,

@@ -77,10 +77,10 @@ def judge(table: Table, claims: Sequence[Mapping[str, Any]]) -> tuple[Claim, ...
             chain: `order`, worst first, in place of better and worse.
             largest_gain: gains, and more than in any other place, `at` one.
             flatter: the largest number minus the smallest over the places is smaller.
-            classes: `better` beats all of `worse` in `more_than` so many classes; `paper` says in how many.
+            classes: `better` beats all of `worse` in `more_than` so many classes; in `paper` so many there.
             fewer: a count that no seed changes, such as num_parameters, is smaller.
-            complexity: pixels seen by R-CNN (`windows` of `warped` squared) over SPP-net's (`aspect`, `scales`)
-                are `paper` times as many, `within` a share.
+            complexity: R-CNN's pixels (`windows` of `warped` squared) over SPP-net's (`aspect` times the
+                squares of `scales`) are `paper`, `within` a share.
             untested: `reason` says why not.
 
     Returns:
@@ -135,7 +135,7 @@ def _assess(table: Table, claim: Mapping[str, Any]) -> _Judged | str:
 
 
 def _complexity(claim: Mapping[str, Any]) -> _Judged:
-    """Pixels that convolutions see (§4.3): n windows of 227 squared against r times s squared at every scale."""
+    """Compare the pixels that convolutions see (§4.3)."""
     ours = claim["windows"] * claim["warped"] ** 2 / (claim["aspect"] * sum(s**2 for s in claim["scales"]))
     is_so = abs(ours / claim["paper"] - 1) <= claim["within"]
     text = f"1/{ours:.1f} (paper 1/{claim['paper']})"

@@ -67,12 +67,15 @@ class Sweep:
         seed: int = 0,
         group: str = "ab12cd34",
         num_images: int | None = 400,
+        images: dict[str, Any] | None = None,
     ) -> Path:
         """Leave a complete run; a bare number is its top-1 error."""
         values = dict(metrics) if isinstance(metrics, dict) else {"test/top1_error": metrics}
         values |= {} if num_images is None else {"test/num_images": num_images}
         directory = self.stopped(row, column, "complete", seed=seed, group=group)
-        RunDirectory(directory).write_complete(values, files=())
+        if images is not None:
+            write_json(directory / "images.json", images)
+        RunDirectory(directory).write_complete(values, files=("images.json",) if images else ())
         return directory
 
     def stopped(
