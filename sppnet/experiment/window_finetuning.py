@@ -70,7 +70,7 @@ def finetune(take: Take) -> Outcome:
 
 
 def _with_new_output(take: Take, pretrained: "SppNet", *, num_outputs: int) -> "SppNet":
-    """The same network with another last layer: "the fc8 layer is initialised with N(0, 0.01^2)" (§4.1)."""
+    """The same network with another last layer: its weights are N(0, 0.01^2) (§4.1)."""
     import torch
 
     from sppnet.artifacts import stable_seed

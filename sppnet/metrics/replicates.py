@@ -3,8 +3,8 @@
 Axes: b draws, i images, n entries of a ranking, k classes.
 
 In a draw an image counts Poisson(1) times, which is drawing with replacement when images are many. How often
-it counts follows from its name alone: whatever cells tested it, in whatever order, it counts as often in each,
-so that differences between their draws are paired.
+it counts follows from its name alone: whatever cells tested it, in whatever order, it counts as often in
+each, so that differences between their draws are paired.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

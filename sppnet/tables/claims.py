@@ -70,8 +70,9 @@ def judge(table: Table, claims: Sequence[Mapping[str, Any]]) -> tuple[Claim, ...
         claims: Records: `id`, `section`, `quote` (the paper's words), `text` (what is compared), `kind`, and:
 
             better: `better` and `worse` (ids, or lists of them: each beats each) `along` "rows" in every
-                column, or "columns" in every row, or in those that `only` names; `metric`; `smallest`, the
-                smallest effect of interest (points; of seconds: so many times).
+                column, or "columns" in every row, or in those that `only` names; or `than`, a number of
+                the paper's; `metric` (with `unit` if the table does not show it); `smallest`, the smallest
+                effect of interest (points; of seconds: so many times).
             similar: the same, with `within` (points) instead: no further apart.
             not_worse: the same, with `by`: no more than so much worse.
             chain: `order`, worst first, in place of better and worse.
@@ -116,6 +117,8 @@ def _assess(table: Table, claim: Mapping[str, Any]) -> _Judged | str:
     if table.is_demonstration and kind != "fewer":
         return "the images are generated: a demonstration, no evidence"
     metric = _metric(table, claim)
+    if "than" in claim and not _is_of_the_papers_kind(table, metric, wanted):
+        return "the number is of other data, or of another scale"
     finished, unfinished = [], []
     bounds = _bounds(claim, metric)
     for one in wanted:
@@ -134,6 +137,11 @@ def _assess(table: Table, claim: Mapping[str, Any]) -> _Judged | str:
     )
 
 
+def _is_of_the_papers_kind(table: Table, metric: Metric, wanted: Iterable[_Wanted]) -> bool:
+    measured = [table.cells[cell].measured[metric.key] for one in wanted for cell in one.cells]
+    return table.preset == "paper" and all(one.is_comparable for one in measured)
+
+
 def _complexity(claim: Mapping[str, Any]) -> _Judged:
     """Compare the pixels that convolutions see (§4.3)."""
     ours = claim["windows"] * claim["warped"] ** 2 / (claim["aspect"] * sum(s**2 for s in claim["scales"]))
@@ -148,10 +156,17 @@ def _complexity(claim: Mapping[str, Any]) -> _Judged:
 def _contrasts(table: Table, claim: Mapping[str, Any]) -> list[_Wanted]:
     """List what has to hold."""
     kind, places = claim["kind"], _places(table, claim)
-    sides = _sides(claim)
+    sides = [(claim["better"],)] if "than" in claim else _sides(claim)
     for cell in (_cell(claim, side, place) for side in dict.fromkeys(sum(sides, ())) for place in places):
         if cell not in table.cells:
             raise KeyError(next(part for part in cell if not any(part in place for place in table.cells)))
+    if "than" in claim:
+        metric = _metric(table, claim)
+        number = float(claim["than"]) * (-1.0 if metric.lower_is_better else 1.0)
+        return [
+            _Wanted(place.label, (_cell(claim, claim["better"], place),), lambda one: one[0] - number)
+            for place in places
+        ]
     if kind in ("better", "similar", "not_worse", "chain", "fewer"):
         return [
             _Wanted(
@@ -224,8 +239,8 @@ def _label(
 def _metric(table: Table, claim: Mapping[str, Any]) -> Metric:
     key = claim["metric"]
     known = {metric.key: metric for metric in table.metrics}
-    if key not in known and claim["kind"] == "fewer":
-        return Metric(key, key, key, "count", True, None)
+    if key not in known and ("unit" in claim or claim["kind"] == "fewer"):
+        return Metric(key, key, key, claim.get("unit", "count"), True, None)
     return known[key]
 
 

@@ -1,5 +1,6 @@
 """A sweep's directory as the sweeper leaves it, in tmp_path."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -99,5 +100,6 @@ class Sweep:
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of small files, none of them precious
     return Sweep(tmp_path / "runs" / "table2")
