@@ -75,7 +75,7 @@ def _temporary_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
     file = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         # "x": never follow or reuse a file somebody else left under this name.
         file = _File(temporary, "xb")
         with io.BufferedWriter(file) as stream:
@@ -96,6 +96,21 @@ def _temporary_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[
 def write_text(path: Path, text: str) -> None:
     """Atomically write `text` as UTF-8."""
     write_atomic(path, lambda stream: stream.write(text.encode()))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to the end of a file that is there; it survives a power cut.
+
+    Raises:
+        ResourceError: The disk is full or the file cannot be written.
+    """
+    try:
+        with path.open("ab") as stream:
+            stream.write(f"{line}\n".encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -216,7 +231,7 @@ def lock_file(path: Path, *, shared: bool = False, wait: bool = False) -> Binary
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         stream = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -260,8 +275,16 @@ def remove_temporaries(directory: Path, *, of: str = "") -> None:
             leftover.unlink()
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory with those above it; a power cut takes none of them away."""
+    made = [one for one in (directory, *directory.parents) if not one.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in made:
+        _sync_directory(one.parent)
+
+
 def _sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` survive a power cut, where the platform can."""
+    """Make the names in `directory` survive a power cut, where the platform can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
