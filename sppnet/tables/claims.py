@@ -9,6 +9,7 @@ Nothing is decided from networks that have not learned to the end, nor from fewe
 or splits make a difference.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,8 +157,9 @@ def _complexity(claim: Mapping[str, Any]) -> _Judged:
 def _contrasts(table: Table, claim: Mapping[str, Any]) -> list[_Wanted]:
     """List what has to hold."""
     kind, places = claim["kind"], _places(table, claim)
-    sides = [(claim["better"],)] if "than" in claim else _sides(claim)
-    for cell in (_cell(claim, side, place) for side in dict.fromkeys(sum(sides, ())) for place in places):
+    sides = [] if "than" in claim else _sides(claim)
+    named = [claim["better"]] if "than" in claim else list(dict.fromkeys(itertools.chain(*sides)))
+    for cell in (_cell(claim, side, place) for side in named for place in places):
         if cell not in table.cells:
             raise KeyError(next(part for part in cell if not any(part in place for place in table.cells)))
     if "than" in claim:
