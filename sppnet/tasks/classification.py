@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sppnet.data.records import ImageBatch, ViewBatch
@@ -118,7 +118,9 @@ def resize(images: Float[Tensor, "n 3 h w"], height: int, width: int) -> Float[T
     return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
-def training_error(net: SppNet, batches: Iterable[ImageBatch], *, most: int, device: torch.device) -> float:
+def training_error(
+    net: nn.Module, batches: Iterable[ImageBatch], *, most: int, device: torch.device
+) -> float:
     """Share of training images, as they are shown in training, that a trained network gets wrong; no dropout.
 
     Args:
