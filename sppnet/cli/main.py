@@ -5,7 +5,6 @@ import importlib
 import itertools
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Final
 from sppnet.errors import ConfigError, ResourceError, SppnetError
 from sppnet.experiment.installation import conf_dir
 from sppnet.run.interrupts import Interrupted
+from sppnet.tables.escape import CleanFormatter, clean_lines
 
 VERBS: Final = {
     "report": "print a table: ours, the paper's, the difference, and its claims checked",
@@ -75,7 +75,9 @@ def _open_streams() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code, with errors told in one line on stderr."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(CleanFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("hydra").setLevel(logging.WARNING)  # the sweep says itself what it starts
     try:
         return _dispatch(arguments)
@@ -98,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # where standard error is full or gone, the exit code has to do
-        print(f"sppnet: {text}", file=sys.stderr)
+        print(f"sppnet: {clean_lines(text)}", file=sys.stderr)
 
 
 def _fail(error: OSError) -> int:
@@ -125,7 +127,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from sppnet.experiment.compose import run_experiment, unknown_word  # ends in sppnet.experiment.sweep
 
         if "=" not in first and first[0] not in "-~":
-            raise ConfigError(unknown_word(first, [*VERBS]))
+            raise ConfigError(unknown_word(first, [*VERBS], behind=arguments[1:]))
         if words := _completed(arguments):
             print(*words)
         else:
@@ -137,7 +139,7 @@ def _completed(arguments: Sequence[str]) -> list[str]:
     """Verbs for a shell that completes the first word; what is swept is left out of what Hydra completes."""
     if not ({"--shell-completion", "-sc"} & {*arguments} and any(word[:6] == "query=" for word in arguments)):
         return []
-    program, *words = os.environ.get("COMP_LINE", "").split(" ")
+    program, *words = os.environ.get("COMP_LINE", "sppnet ").split(" ")
     if words and words[0] in VERBS and len(words) > 1:
         return [""]
     os.environ["COMP_LINE"] = " ".join(
@@ -147,21 +149,17 @@ def _completed(arguments: Sequence[str]) -> list[str]:
 
 
 def _help(arguments: Sequence[str]) -> str:
-    from sppnet.experiment.compose import user_folders
+    from sppnet.experiment.command_line import naturally
+    from sppnet.experiment.guarded_hydra import user_folders
 
     given = [Path(one) for option, one in itertools.pairwise(arguments) if option in ("--config-dir", "-cd")]
     found: dict[str, set[str]] = {}
     for file in (file for place in (conf_dir(), *user_folders(), *given) for file in place.glob("*/*.yaml")):
         if not file.stem.startswith("_") and file.parent.name != "hydra":
             found.setdefault(file.parent.name, set()).add(file.stem)
-    groups = [f"{name}: {' '.join(sorted(found[name], key=_naturally))}" for name in sorted(found)]
+    groups = [f"{name}: {' '.join(sorted(found[name], key=naturally))}" for name in sorted(found)]
     verbs = "\n        ".join(f"sppnet {verb:8} {text}" for verb, text in VERBS.items())
     return HELP.format(verbs=verbs, groups="\n        ".join(groups))
-
-
-def _naturally(name: str) -> list[tuple[int, str]]:
-    """So that table2 comes before table10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Hydra's grammar refuses most of what a path may hold, and takes the rest for num
 """
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, Node, OmegaConf
 
 from sppnet.errors import ConfigError
 from sppnet.experiment.contents import PATH_KEYS
@@ -30,6 +32,7 @@ OPTIONS: Final[Mapping[str, tuple[str, ...] | None]] = {
 }
 _SHOWING: Final = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
 _HYDRAS: Final = ("hydra/launcher", "hydra.launcher", "hydra.searchpath", "hydra.job.env_set")
+_COMPLETION: Final = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _LISTS: Final = ("paths", "files")
 _FUNCTION: Final = re.compile(r"(choice|range|glob|shuffle|sort|str)\(")
 _PART: Final = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]+?)\s*(?:,|$)""")
@@ -68,7 +71,7 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
             raise ConfigError(f"{word}: a value is missing behind it")
         if known is None or (words and words[0] in known):
             options.append(words.pop(0))
-        elif known is _CFG:
+        elif known is _CFG or (known and words and re.fullmatch(r"[\w-]+", words[0])):
             raise ConfigError(f"{word}: say what to show behind it: {', '.join(known)}")
     line = CommandLine(options, overrides, [option for option in options if option in _SHOWING])
     _check(line)
@@ -81,8 +84,9 @@ def _parted(word: str) -> tuple[str, ...]:
     if not word.startswith("-"):
         return (word,)
     if option not in OPTIONS:
-        meant = did_you_mean(option, [*OPTIONS, "--help", "--version"])
-        raise ConfigError(f"{option}: no such option{meant}; values are set with KEY=VALUE")
+        key = option.lstrip("-").replace("-", "_")
+        meant = did_you_mean(option, [*OPTIONS, "--help", "--version"]) or did_you_mean(key, known_keys())
+        raise ConfigError(f"{option}: no such option{meant}; values are set with KEY=VALUE, without dashes")
     return (option, value) if equals else (option,)
 
 
@@ -93,6 +97,13 @@ def _check(line: CommandLine) -> None:
         raise ConfigError(f"{' and '.join(line.shows)}: one at a time")
     if "--resolve" in line.options and line.value_of("--cfg", "-c") not in ("job", "all"):
         raise ConfigError("--resolve goes with --cfg job or --cfg all: Hydra's own part refers to the rest")
+    if {"--package", "-p"} & set(line.options) and not line.value_of("--cfg", "-c"):
+        raise ConfigError("--package goes with --cfg: it says which part to show")
+    completes = {"--shell-completion", "-sc"} & set(line.options)
+    if completes and not _COMPLETION.fullmatch(" ".join(line.overrides)):
+        raise ConfigError(
+            "--shell-completion: install=SHELL or uninstall=SHELL goes with it, of bash, zsh and fish"
+        )
     for override in line.overrides:
         key = override.lstrip("+~").partition("=")[0]
         if re.match(r"hydra[./]", key) and not key.startswith(_HYDRAS):
@@ -199,3 +210,30 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
         close = [key for key, leaf in zip(known, leaves, strict=True) if leaf in nearest]
     close = sorted(close, key=lambda key: not key.startswith("training."))[:3]
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+@functools.cache
+def known_keys() -> list[str]:
+    """Every key of the default configuration that may be set, and every group, for suggestions."""
+    keys = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    for file in conf_dir().rglob("*.yaml"):
+        if file.parent.name not in ("experiment", "setting"):  # which set what stands elsewhere
+            packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
+            keys += _paths(OmegaConf.load(file), "" if packaged else f"{file.parent.name}.")
+    return sorted(
+        {key for key in keys if not key.startswith(("reduced.", "hydra"))}
+    )  # sentences, not settings
+
+
+def _paths(node: object, prefix: str) -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for key in node:
+            one = node._get_node(key)
+            if not (isinstance(one, Node) and one._is_interpolation()):  # which other key to set
+                yield f"{prefix}{key!s}"
+            yield from _paths(one, f"{prefix}{key!s}.")
+
+
+def naturally(name: str) -> list[tuple[int, str]]:
+    """So that table2 comes before table10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

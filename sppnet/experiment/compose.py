@@ -1,86 +1,55 @@
 """Everything that is not a verb is a Hydra command line: compose it, and explain what is wrong with it."""
 
-import logging
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import hydra
-import hydra._internal.hydra
 import yaml
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from omegaconf.resolvers.oc import env
 
 from sppnet.errors import ConfigError
 from sppnet.experiment.command_line import (
     at_home,
     did_you_mean,
     in_quotes,
+    is_path,
+    known_keys,
+    naturally,
     quoted,
     read_command_line,
     with_homes,
 )
+from sppnet.experiment.guarded_hydra import register, user_folders
 from sppnet.experiment.installation import conf_dir, remember_command
 from sppnet.experiment.making import allow, require_allowed
-from sppnet.experiment.schema import Conf, for_hydra
 
-# Parts of keys: of paths, which stages look at on the machine where they run, and of a dashboard's on or off.
-_FROM_ENVIRONMENT: Final = frozenset(
-    {"paths", "root", "path", "file", "files", "folder", "weights", "mode", "hydra"}
-)
-_PLUGINS: Final = ("hydra_plugins.", "hydra._internal.core_plugins.")
 _GLOBAL: Final = ("experiment", "setting", "preset", "local")  # groups whose files set keys of the root
+_SAID_ELSEWHERE: Final = {  # what other programs call it -> what is said of it here
+    "train": "experiment=table2 preset=mini, or backbone=zf5 data=folder data.root=DIR preset=mini",
+    "fit": "experiment=table2 preset=mini, or backbone=zf5 data=folder data.root=DIR preset=mini",
+    "run": "experiment=table2 preset=mini",
+    "test": "report, for the results of what has run",
+    "eval": "report, for the results of what has run",
+    "evaluate": "report, for the results of what has run",
+    "show": "report, for the results of what has run",
+    "resume": "the command that ran: the same one again goes on where it stopped",
+    "predict": "detect, for objects in pictures",
+    "plan": "plan=true behind the command whose runs it is to say",
+    "sweep": "values with commas: seed=0,1,2",
+    "gc": "cache gc",
+    "verify": "data verify or cache verify",
+    "publish": "report RUNS_DIR --publish NAME",
+    "stale": "stale=rerun behind the command that ran",
+}
 _EXTRAS: Final = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
-
-
-class UserConf(SearchPathPlugin):
-    """Adds the user's own configuration folders behind ours: $SPPNET_CONF and ~/.config/sppnet."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Called by Hydra when it starts."""
-        for folder in user_folders():
-            search_path.append("sppnet-user", f"file://{folder}")
-
-
-def user_folders() -> list[Path]:
-    """Where the user's own files are, apart from --config-dir; what cannot be looked into is not there."""
-    places = [at_home(place) for place in (os.environ.get("SPPNET_CONF"), "~/.config/sppnet") if place]
-    return [Path(place).absolute() for place in places if os.path.isdir(place)]  # noqa: PTH112 - which never raises
-
-
-class GuardedHydra(hydra._internal.hydra.Hydra):
-    """Hydra, which looks at a configuration before it acts on it.
-
-    Hydra itself makes what callbacks, launchers, sweepers and logging name, as soon as it has composed.
-    """
-
-    def compose_config(self, *arguments: Any, **named: Any) -> DictConfig:
-        """Called by Hydra.
-
-        Raises:
-            ConfigError: It names what may not run.
-        """
-        config = super().compose_config(*arguments, **{**named, "with_log_configuration": False})
-        for name in ("hydra_logging", "job_logging"):
-            if OmegaConf.select(config, f"hydra.{name}.root") is not None:
-                raise ConfigError(f"hydra/{name}: runs write run.log themselves; leave it at none")
-        for name in ("callbacks", "launcher", "sweeper"):
-            node = config.hydra[name]
-            part: Any = {} if node is None else OmegaConf.to_container(node, resolve=True)
-            if name != "callbacks" and str(part.get("_target_")).startswith(_PLUGINS):
-                del part["_target_"]  # Hydra sees to it that it is an installed plugin
-            require_allowed(part, f"hydra.{name}")
-        return config
 
 
 def run_experiment(arguments: Sequence[str]) -> None:
@@ -93,28 +62,28 @@ def run_experiment(arguments: Sequence[str]) -> None:
     """
     line = read_command_line(arguments)
     if line.shows:
-        logging.getLogger("hydra").setLevel(logging.INFO)  # where --info says what it was asked
         options = [option for option in line.options if option not in ("-m", "--multirun")]
-    else:  # said, so that Hydra need not compose to find out, and take a mistake for something else
+    else:  # every command is one
         options = [*line.options, "--multirun"]
+    for place, word in enumerate(line.overrides):
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(
+                unknown_word(word, before=line.overrides[:place], behind=line.overrides[place + 1 :])
+            )
     register()
     remember_command(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     sys.argv = ["sppnet", *options, *(quoted(override) for override in line.overrides)]
     try:
-        _application()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*provider=hydra.searchpath")  # a folder that is not there
+            _application()
+    except UserWarning as error:
+        raise ConfigError(f"hydra.searchpath: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}") from error
-
-
-def register() -> None:
-    """Make the schema, the user's folders and what is looked at known to Hydra."""
-    ConfigStore.instance().store(name="schema", node=for_hydra(Conf))
-    hydra._internal.hydra.Hydra = GuardedHydra  # type: ignore[misc]
-    OmegaConf.register_new_resolver("oc.env", _from_environment, replace=True)
-    Plugins.instance().register(UserConf)
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -131,21 +100,6 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(explain(error)) from error
     allow(OmegaConf.to_container(config))
     return config
-
-
-def _from_environment(name: str, *default: Any, _node_: Node) -> Any:
-    """Hydra's `oc.env`, for paths only: other values are written into files, tables, logs and dashboards.
-
-    Raises:
-        ConfigError: Another key asks for it.
-    """
-    key = _node_._get_full_key(None)
-    if _FROM_ENVIRONMENT.isdisjoint(re.split(r"[.\[]", key)):
-        raise ConfigError(
-            f"takes its value from the environment variable {name}, which would be written into files and "
-            f"dashboards; only paths may (paths.data, data.root, ...): give the value itself"
-        )
-    return env(name, *default)
 
 
 def allowed(plain: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +119,7 @@ def plain_of(config: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: A value is missing.
     """
-    return _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), "")
+    return _plain(config, "")
 
 
 def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
@@ -184,10 +138,16 @@ def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
 
 def _plain(node: DictConfig, key: str) -> dict[str, Any]:
     try:
-        plain = OmegaConf.to_container(node, resolve=True, enum_to_str=True, throw_on_missing=True)
+        plain = {str(name): _contained(one) for name, one in node.items() if name != "hydra"}
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     return dict(with_homes(plain, key))
+
+
+def _contained(value: object) -> object:
+    if not isinstance(value, DictConfig | ListConfig):
+        return value
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
 
 
 def _run_job(config: DictConfig) -> None:
@@ -223,14 +183,39 @@ def explain(error: BaseException) -> str:
     lines = [*text.splitlines(), ""]
     said = next((one for one in lines if "be converted" in one), lines[0])
     match = re.search(r"full_key: (\S+)", text)
+    if match and "Missing mandatory value" in text:
+        said = f"missing; give it, {match[1]}={'DIR' if is_path(match[1]) else 'VALUE'}"
     return f"{match[1]}: {said}" if match else " ".join(text.split())
 
 
-def unknown_word(word: str, verbs: Sequence[str] = ()) -> str:
-    """What is said of a word that sets nothing."""
-    options = [f"{file.parent.name}={file.stem}" for file in conf_dir().glob("*/*.yaml") if file.stem == word]
-    meant = f"; did you mean {options[0]}?" if options else did_you_mean(word, verbs)
-    return f"{word}: {'no verb, and ' if verbs else ''}not KEY=VALUE{meant}; sppnet --help lists both"
+def unknown_word(
+    word: str, verbs: Sequence[str] = (), *, before: Sequence[str] = (), behind: Sequence[str] = ()
+) -> str:
+    """What is said of a word that sets nothing.
+
+    Args:
+        word: As it was typed.
+        verbs: There are, if it stood where one could.
+        before: The words before it.
+        behind: The words behind it.
+    """
+    if before and os.path.lexists(at_home(f"{before[-1].partition('=')[2]} {word}")):
+        return f"{word}: not KEY=VALUE; a blank parts two words: write {shlex.quote(f'{before[-1]} {word}')}"
+    files = [file for place in (conf_dir(), *user_folders()) for file in place.glob("*/*.yaml")]
+    options = {f"{file.parent.name}={file.stem}": file for file in files if not file.stem.startswith("_")}
+    named = [option for option, file in options.items() if file.stem == word.casefold()]
+    value = behind[0] if behind and "=" not in behind[0] else ""
+    if f"{word}={value}" in options or (value and word in known_keys()):
+        meant = f"; did you mean {word}={value}?"
+    elif word in {option.partition("=")[0] for option in options}:
+        choices = [one.partition("=")[2] for one in options if one.startswith(f"{word}=")]
+        meant = f": write {word}=NAME; there are {', '.join(sorted(choices, key=naturally))}"
+    elif word.casefold() in _SAID_ELSEWHERE:
+        meant = f"; did you mean {_SAID_ELSEWHERE[word.casefold()]}?"
+    else:
+        meant = f"; did you mean {named[0]}?" if named else did_you_mean(word.casefold(), [*verbs, *options])
+    what = "neither a verb nor KEY=VALUE" if verbs else "not KEY=VALUE"
+    return f"{word}: {what}{meant}; sppnet --help lists verbs and groups, sppnet --cfg job keys"
 
 
 def _unreadable(override: str, reason: str) -> str:
@@ -243,25 +228,6 @@ def _unreadable(override: str, reason: str) -> str:
     )
 
 
-def known_keys() -> list[str]:
-    """Every key of the default configuration that may be set, and every group, for suggestions."""
-    keys = [path.name for path in conf_dir().iterdir() if path.is_dir()]
-    for file in conf_dir().rglob("*.yaml"):
-        if file.parent.name not in ("experiment", "setting"):  # which set what stands elsewhere
-            packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
-            keys += _paths(OmegaConf.load(file), "" if packaged else f"{file.parent.name}.")
-    return sorted(set(keys))
-
-
-def _paths(node: object, prefix: str) -> Iterator[str]:
-    if isinstance(node, DictConfig):
-        for key in node:
-            one = node._get_node(key)
-            if not (isinstance(one, Node) and one._is_interpolation()):  # which other key to set
-                yield f"{prefix}{key!s}"
-            yield from _paths(one, f"{prefix}{key!s}.")
-
-
 def _unknown_option(name: str, text: str) -> str:
     group, _, choice = name.rpartition("/")
     listed = re.findall(r"^\s+(\S+)$", text.partition("Available options")[2], flags=re.MULTILINE)
@@ -272,8 +238,11 @@ def _unknown_option(name: str, text: str) -> str:
             f'pip install -e ".[{_EXTRAS[choice]}]" in the folder of sppnet\'s code'
         )
     if options:
-        suggestion = did_you_mean(choice, options)
-        return f"{group}={choice}: no such {group}{suggestion}; there are {', '.join(options)}"
+        suggestion = did_you_mean(choice.casefold(), options)
+        there_are = ", ".join(sorted(options, key=naturally))
+        return f"{group}={choice}: no such {group}{suggestion}; there are {there_are}"
+    if name.startswith("hydra.launcher"):
+        return f"{name}: the launcher that is chosen has no such key; choose one with hydra/launcher=..."
     known = known_keys()
     if name in known and isinstance(
         OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), name), DictConfig

@@ -62,7 +62,7 @@ class TrainingConf(Record):
 class DataLoadingConf(Record):
     """Speed and safety of reading; never the result."""
 
-    workers: int = key(must.NATURAL)
+    workers: int = key(must.WORKERS)
     cache_gb: float = key(must.NATURAL)
     max_pixels: int = key(must.COUNT)
     keep_maps: bool = key()
@@ -175,7 +175,7 @@ class TableConf(Record):
 class Conf(Record):
     """The root of every configuration."""
 
-    seed: int = key(must.WHOLE)
+    seed: int = key(must.SEED)
     split: int = key(must.WHOLE)
     width: float = key(must.WIDTH)
     trained: bool = key()
@@ -212,8 +212,7 @@ class Conf(Record):
     paths: PathsConf = part(PathsConf, role="eases")
     logger: dict[str, Any] = named(role="eases")
     preset: str = key(role="sweep")
-    reduced: list[str] = key(default=[], role="sweep")
-    reduced_detection: list[str] = key(default=[], role="sweep")
+    reduced: dict[str, str] = key(default={}, role="sweep")
     table: TableConf = part(TableConf, role="sweep")
     progress: bool = key(default=True, role="sweep")
     jobs: int = key(must.Rule(lambda value: value >= 0, "0 (one per core) or more"), role="sweep")

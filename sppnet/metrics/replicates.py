@@ -124,7 +124,7 @@ def write_images(
     content = {
         "images": list(names),
         "replicates": {
-            key: [round(float(value), 6) for value in values]
+            key: [float(f"{value:.6g}") for value in values]
             for key, values in replicates.items()
             if np.isfinite(values).all()
         },

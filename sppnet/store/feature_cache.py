@@ -14,7 +14,7 @@ from sppnet.artifacts import (
     read_json,
     remove_temporaries,
     require_inside,
-    write_json,
+    write_sealed_json,
 )
 from sppnet.errors import ArtifactError, DataError, ResourceError
 from sppnet.store.entry import MANIFEST, ROWS, Counts, Entry, cache_lock
@@ -69,7 +69,7 @@ class FeatureCache:
             assert lock is not None, "it was waited for"
             with lock:
                 remove_temporaries(self.root / name, of=MANIFEST)
-                write_json(self.root / name / MANIFEST, manifest)
+                write_sealed_json(self.root / name / MANIFEST, manifest)
         return Entry(self.root / name, dim=dim, suffix=suffix, hold=hold, counts=self.counts)
 
     def require_space(self, needed: int) -> None:
