@@ -17,6 +17,7 @@ NEW = {
     "learned": {"error": 25, "fall": 5},
     "cells": [],
     "built_on": [],
+    "reduced": [],
     "created": "",
     "command": "",
 }
