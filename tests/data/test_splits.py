@@ -208,3 +208,11 @@ def test_a_class_without_images_is_named(tmp_path):
     (tmp_path / "bee").mkdir()
     with pytest.raises(DataError, match="bee: no images"):
         list_classes(tmp_path)
+
+
+def test_copies_among_drawn_images_are_said(tmp_path, caplog):
+    for number, value in enumerate((10, 10, 10, 10)):
+        write_image(tmp_path / "cats" / f"{number}.png", value)
+        write_image(tmp_path / "dogs" / f"{number}.png", 60 * number)
+    FolderReader().read(tmp_path, selection(train=2))
+    assert "2 test images are copies of training images" in caplog.text
