@@ -9,8 +9,9 @@ from dataclasses import fields
 from typing import Any
 
 from sppnet.tables import escape
+from sppnet.tables.judgement import Claim
 from sppnet.tables.per_class import per_class_table
-from sppnet.tables.table import Cell, Claim, Metric, Run, Table
+from sppnet.tables.table import Cell, Metric, Run, Table
 from sppnet.tables.wording import MARK, legend, one_line, planned, rows_of, tested, untested
 
 _MAX_HITS = 10_000  # test images of a run that are published one by one

@@ -10,12 +10,12 @@ from sppnet.artifacts import read_json
 from sppnet.errors import ArtifactError, ConfigError, DataError
 from sppnet.tables.claims import judge
 from sppnet.tables.escape import clean
+from sppnet.tables.judgement import Learned
 from sppnet.tables.runs import read_cells, read_named
 from sppnet.tables.table import (
     MARK_OF_STALE,
     Cell,
     CellStatus,
-    Learned,
     Measurement,
     Metric,
     Run,

@@ -1,6 +1,7 @@
 """Words that every form of a table uses."""
 
-from sppnet.tables.table import MARK_OF_STALE, Cell, Claim, Metric, Setting, Table, Verdict
+from sppnet.tables.judgement import Claim, Verdict
+from sppnet.tables.table import MARK_OF_STALE, Cell, Metric, Setting, Table
 
 MARK: dict[Verdict, str] = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not tested": "-"}
 
