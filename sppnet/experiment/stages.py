@@ -155,7 +155,8 @@ STAGES: Final = {
         find, TABLE, "{cell}", (*_WINDOWS, "detection", "suppression", *_DEVICE),
         (*_FROZEN, Need("machines", "machines"), *_windows_in("test"),
          Need("regressors", "regressors", when=_moves)), is_threaded=False),
-    "combination": Stage(combine, TABLE, "{cell}", ("target", "suppression"), _MEMBERS),
+    "combination": Stage(
+        combine, TABLE, "{cell}", ("target", "suppression", *_DEVICE), _MEMBERS, is_threaded=False),
     "timing": Stage(
         measure_seconds, TABLE, "{cell}", ("seed", *_WINDOWS, "timing", "trainer.threads", *_DEVICE),
         (*_network(), Need("proposals", image_set="test")), is_alone=True),
