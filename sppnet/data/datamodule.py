@@ -3,6 +3,7 @@
 import functools
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
@@ -27,8 +28,9 @@ from sppnet.data.transforms import ColourNoise, RegionTransform, Transform, Whol
 from sppnet.errors import ConfigError
 from sppnet.models.views import CropView, View
 from sppnet.ops.crops import centre_crop
+from sppnet.progress_bar import map_in_threads
 
-_NUM_FOR_MEAN = 1000
+_NUM_TOGETHER = 256  # regions in memory while the mean is taken: 40 MB
 
 
 @final
@@ -48,6 +50,7 @@ class ImageDataModule(LightningDataModule):
         short_side: Side to which the shorter dimension is resized, pixels.
         crop: Side of the square regions, pixels.
         train_crop: "random" or "five" (`TrainTransform`).
+        mean_images: Training images that the mean image is of, chosen by the seed; None for all.
         colour: How training colours are altered.
         sizes: Side at which the network sees the regions, epoch by epoch; or the buckets of whole images.
         batch_size: Training images per step and process; as many regions' pixels are tested at once.
@@ -68,6 +71,7 @@ class ImageDataModule(LightningDataModule):
     short_side: int
     crop: int
     train_crop: str
+    mean_images: int | None
     colour: ColourNoise
     sizes: EpochSizes | BucketSizes
     batch_size: int
@@ -159,22 +163,33 @@ class ImageDataModule(LightningDataModule):
         return self._in_stacks(images, stacks_of_like_images(shapes, pixels=self.batch_size * self.crop**2))
 
     def mean_image(self, size: int) -> Float[Tensor, "3 size size"]:
-        """Mean of the central regions of up to 1,000 training images, 0..255 (Appendix A).
+        """Mean of the central regions of the training images, 0..255 (Appendix A).
 
         For another size than that of the regions, the mean is resized, as Appendix A warps it.
         """
-        regions = self.central_regions(_NUM_FOR_MEAN)
-        mean = (regions.sum(dim=0, dtype=torch.float64) / len(regions)).float()
+        count = self.mean_images or len(self._store("train"))
+        total, num = torch.zeros(3, self.crop, self.crop, dtype=torch.float64), 0
+        for regions in self._central_regions(count):
+            total += regions.sum(dim=0, dtype=torch.float64)
+            num += len(regions)
+        mean = (total / num).float()
         if size == self.crop:
             return mean
         return F.interpolate(mean[None], size=(size, size), mode="bilinear", antialias=True)[0]
 
     def central_regions(self, count: int) -> UInt8[Tensor, "n 3 crop crop"]:
         """Central regions of up to `count` training images, chosen by the seed."""
+        return torch.cat(list(self._central_regions(count)))
+
+    def _central_regions(self, count: int) -> Iterator[UInt8[Tensor, "n 3 crop crop"]]:
         store = self._store("train")
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "central regions"))
         chosen = torch.randperm(len(store), generator=generator)[:count].tolist()
-        return torch.stack([centre_crop(store[index], self.crop) for index in chosen])
+        for start in range(0, len(chosen), _NUM_TOGETHER):
+            part = chosen[start : start + _NUM_TOGETHER]
+            yield torch.stack(
+                map_in_threads(lambda index: centre_crop(store[index], self.crop), part, label="regions")
+            )
 
     def verify(self) -> Counter[str]:
         """Read every file; how many there are of each kind.

@@ -22,7 +22,7 @@ _NORM_SEED: Final = 3  # R-CNN, rcnn_feature_stats.m
 
 def frozen_network(take: Take) -> TrainedNetwork:
     """The network that the run looks at, on the trainer's device."""
-    trained = load_network(take.one_below("network"))
+    trained = load_network(take.one_below("network"), constant_mean=take.conf.target_mean)
     return trained._replace(net=trained.net.to(take.conf.trainer.accelerator))
 
 

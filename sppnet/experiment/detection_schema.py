@@ -26,7 +26,7 @@ class SppWindowsConf(Record):
     method: Literal["spp"] = key()
     scales: list[int] = key(must.SIDES)
     mapping: Mapping = key()
-    scale_target: Literal["paper", "release"] = key()
+    scale_target: Literal["paper", "release", "all"] = key()
     side: int = key(must.SIDE)
 
 

@@ -12,7 +12,7 @@ from sppnet.artifacts import reading, write_atomic
 from sppnet.errors import ArtifactError, DataError
 from sppnet.experiment.detection_inputs import annotated, frozen_network, proposed, windows_of
 from sppnet.experiment.detector_training import MACHINES, REGRESSORS
-from sppnet.experiment.making import require_allowed
+from sppnet.experiment.making import make, require_allowed
 from sppnet.experiment.reading import read_conf
 from sppnet.experiment.take import Outcome, RunPlan, Take
 from sppnet.run.directory import RunDirectory
@@ -87,7 +87,7 @@ def _member(
 
 
 def measure_seconds(take: Take) -> Outcome:
-    """Seconds an image, medians of wall-clock time: to pooled windows, and from there to fc7 (§4.3).
+    """Seconds an image, stage by stage, medians of wall-clock time; and how much is convolved (§4.3).
 
     On the CPU torch has all the threads of the trainer, for SPP-net as for R-CNN.
     """
@@ -115,22 +115,56 @@ def measure_seconds(take: Take) -> Outcome:
     cpu = over_images(statistics.median, [watch.cpu for watch in watches])
     return Outcome(
         {
-            "timing/conv_seconds": wall.to_pooled,
+            "timing/prepare_seconds": wall.prepare,
+            "timing/conv_seconds": wall.conv,
+            "timing/pooling_seconds": wall.pooling,
             "timing/fc_seconds": wall.fc,
             "timing/total_seconds": wall.total,
-            "timing/conv_cpu_seconds": cpu.to_pooled,
+            "timing/prepare_cpu_seconds": cpu.prepare,
+            "timing/conv_cpu_seconds": cpu.conv,
+            "timing/pooling_cpu_seconds": cpu.pooling,
             "timing/fc_cpu_seconds": cpu.fc,
             "timing/total_cpu_seconds": cpu.total,
             "timing/mean_total_seconds": over_images(
                 statistics.fmean, [watch.wall for watch in watches]
             ).total,
             "timing/decode_seconds": wall.decode,
+            **_seconds_with_proposals(take, chosen, wall.decode + wall.total),
+            "timing/conv_pixels": statistics.fmean(_num_convolved(take.conf, image) for image in chosen),
             "timing/num_images": len(chosen),
             "timing/num_windows": sum(len(image.proposals) for image in chosen) / len(chosen),
             "timing/num_computed": sum(watch.num_computed for watch in watches) / len(chosen),
             "timing/num_threads": torch.get_num_threads(),
         }
     )
+
+
+def _num_convolved(conf: "Conf", image: "DetectionImage") -> float:
+    """Pixels that convolutions see: of the image at all scales, r s^2 each, or of n warped windows (§4.3)."""
+    windows, sides = conf.windows, (image.image.width, image.image.height)
+    if windows.method == "rcnn":
+        return len(image.proposals) * windows.size**2
+    return sum(scale**2 for scale in windows.scales) * max(sides) / min(sides)
+
+
+def _seconds_with_proposals(
+    take: Take, images: "Sequence[DetectionImage]", seconds: float
+) -> dict[str, float]:
+    """Seconds of proposals, and with them from the file to fc7; nothing where they come from files."""
+    from sppnet.data.images import read_image
+    from sppnet.data.proposals import SetSource
+
+    source = make(take.conf.proposals)
+    if isinstance(source, SetSource) and not source.is_computed:
+        return {}
+    watched = []
+    for image in images:
+        pixels = read_image(image.image.path, upright=False, max_pixels=take.conf.data_loading.max_pixels)
+        began = time.perf_counter()
+        source.propose(pixels)
+        watched.append(time.perf_counter() - began)
+    proposing = statistics.median(watched)
+    return {"timing/proposal_seconds": proposing, "timing/end_to_end_seconds": proposing + seconds}
 
 
 def read_detector(

@@ -84,8 +84,12 @@ def save_network(net: "SppNet", classes: Sequence[str], path: Path) -> tuple[str
     return ("model.safetensors", "classes.json")
 
 
-def load_network(path: Path) -> TrainedNetwork:
+def load_network(path: Path, *, constant_mean: float | None = None) -> TrainedNetwork:
     """Build the network of a run's directory, with its weights: all that is needed is there.
+
+    Args:
+        path: The run's directory.
+        constant_mean: Subtracted from images of a target, on 0..255; None: what the network was trained with.
 
     Raises:
         ArtifactError: The run is not complete.
@@ -97,6 +101,7 @@ def load_network(path: Path) -> TrainedNetwork:
         classes: list[str] = read_json(path / "classes.json")
         net = build_net(conf, num_classes=len(classes))
         load_weights(net, path / "model.safetensors")
+        net.input_norm.constant_mean = constant_mean
         return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"))
 
 

@@ -116,7 +116,8 @@ _NETWORK: Final = (
 )
 _DEVICE: Final = ("trainer.accelerator",)
 _LIGHTNING: Final = (*_DEVICE, "trainer.precision")
-_WINDOWS: Final = ("target", "proposals", "windows")
+_SHOWN: Final = ("target", "target_mean")  # images of a target as a network gets them
+_WINDOWS: Final = (*_SHOWN, "proposals", "windows")
 _NORM: Final = ("mining.norm_images", "mining.norm_windows")
 _NAMED: Final = "{data}-{backbone}-{pyramid}-{train_sizes}-seed{seed}"
 
@@ -129,15 +130,15 @@ STAGES: Final = {
 
     "features": Stage(
         extract_features, "features", "{network}-{target}-{view}{view_side}",
-        ("target", "features", *_DEVICE), _network()),
+        (*_SHOWN, "features", *_DEVICE), _network()),
     "transfer": Stage(
-        transfer, TABLE, "{cell}", ("seed", "split", "target", "features", "transfer", *_LIGHTNING),
+        transfer, TABLE, "{cell}", ("seed", "split", *_SHOWN, "features", "transfer", *_LIGHTNING),
         (*_network(), Need("features"))),
 
     "proposals": Stage(
         propose, "proposals", "{target}-{image_set}-{proposals}", ("target", "proposals"), is_threaded=False),
     "maps": Stage(
-        compute_maps, "maps", "{network}-{target}-{image_set}-{scale}", ("target", *_DEVICE), _network(),
+        compute_maps, "maps", "{network}-{target}-{image_set}-{scale}", (*_SHOWN, *_DEVICE), _network(),
         each=_scales, is_threaded=False),
     "finetuning": Stage(
         finetune, "networks", "{network}-finetuned",

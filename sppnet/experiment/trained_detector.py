@@ -46,7 +46,7 @@ class LoadedDetector:
             self._source = make(_default_proposals())
         # A detector of a GPU runs wherever there is one; one of the CPU stays there.
         device = "cpu" if conf.trainer.accelerator == "cpu" else device_of("auto")
-        net = load_network(network).net.to(device)
+        net = load_network(network, constant_mean=conf.target_mean).net.to(device)
         self._detector = read_detector(conf, net, machines, below.get("regressors", []), upright=True)
         self._suppression = Suppression(**vars(conf.suppression))
 

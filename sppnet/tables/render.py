@@ -11,7 +11,7 @@ from typing import Any
 from sppnet.tables import escape
 from sppnet.tables.per_class import per_class_table
 from sppnet.tables.table import Cell, Metric, Table
-from sppnet.tables.wording import MARK, legend, ours_text, rows_of
+from sppnet.tables.wording import MARK, legend, ours_text, paper_text, rows_of
 
 _VERDICT = {True: "holds", False: "does not hold", None: "open"}
 
@@ -53,9 +53,12 @@ def _json_per_class(table: Table) -> list[dict[str, Any]]:
         {
             "cell": row.id,
             "label": row.label,
-            "classes": {
-                column.label: by_class.cells[row.id, column.id].measured[metric.key].ours
-                for column in by_class.columns
+            **{
+                name: {
+                    column.label: getattr(by_class.cells[row.id, column.id].measured[metric.key], whose)
+                    for column in by_class.columns
+                }
+                for name, whose in (("classes", "ours"), ("paper", "paper"))
             },
         }
         for row in by_class.rows
@@ -79,6 +82,7 @@ def _json_cell(cell: Cell, headline: Metric) -> dict[str, Any]:
                 "ours": one.ours,
                 "std": one.std,
                 "paper": one.paper,
+                "paper_std": one.paper_std,
                 "values": {str(repeat): value for repeat, value in one.values.items()},
             }
             for key, one in cell.measured.items()
@@ -108,7 +112,7 @@ def to_csv(table: Table) -> str:
 def _one_line(table: Table, cell: Cell, metric: Metric) -> str:
     """Print ours (paper, difference) as one string."""
     one = cell.measured[metric.key]
-    beside = [metric.text(one.paper)] if one.paper is not None else []
+    beside = [paper_text(one, metric)] if one.paper is not None else []
     beside += [metric.signed_text(one.difference)] if one.difference is not None else []
     text = ours_text(table, cell, metric)
     return f"{text} ({', '.join(beside)})" if beside else text

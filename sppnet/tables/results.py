@@ -120,11 +120,16 @@ def _build(
     notes = [*notes, *_lacking_classes(runs), *_stale(runs)]
     if not (rows and columns and seeds and metrics):
         raise ValueError("rows, columns, seeds and metrics must each have an entry")
+    lacking = {tuple(place) for place in raw.get("skipped_repeats", [])}
     cells = {
         (row.id, column.id): _cell(
             row.id,
             column.id,
-            {seed: by_place.get((row.id, column.id, seed)) for seed in seeds},
+            {
+                seed: by_place.get((row.id, column.id, seed))
+                for seed in seeds
+                if (row.id, column.id, seed) not in lacking
+            },
             metrics,
             raw["paper"],
             is_comparable=(row.id, column.id) in of_paper,
@@ -132,6 +137,9 @@ def _build(
         for row in rows
         for column in columns
     }
+    for metric in metrics:
+        if metric.of is not None:
+            cells |= _compared(cells, rows, columns, metric)
     for row_id, column_id in raw.get("skipped", []):
         cells[row_id, column_id] = replace(cells[row_id, column_id], status="reference")
     for other in raw.get("others", []):
@@ -156,6 +164,7 @@ def _build(
         runs=tuple(runs),
         built_on=tuple(built_on),
         per_class=clean(raw["per_class"]) if raw.get("per_class") else None,
+        paper_per_class=_by_class(raw.get("paper_per_class") or {"classes": [], "cells": {}}),
         repeats=clean(raw.get("repeats", "seed")),
         curve=clean(raw["curve"]) if raw.get("curve") else None,
         notes=tuple(notes),
@@ -174,7 +183,35 @@ def _metric(entry: Mapping[str, Any]) -> Metric:
         unit=entry["unit"],
         lower_is_better=bool(entry["lower_is_better"]),
         rows=tuple(clean(row) for row in entry["rows"]) if entry.get("rows") else None,
+        of=entry.get("of"),
+        over=entry.get("over"),
     )
+
+
+def _compared(
+    cells: Mapping[tuple[str, str], Cell], rows: Sequence[Setting], columns: Sequence[Setting], metric: Metric
+) -> dict[tuple[str, str], Cell]:
+    """How many times as much of a metric one column's cells have as the others of their rows."""
+    assert metric.of is not None and metric.over is not None
+    made = {}
+    for row in rows:
+        first = cells[row.id, metric.over].measured[metric.of].values
+        for column in columns:
+            cell = cells[row.id, column.id]
+            own, told = cell.measured[metric.of].values, cell.measured[metric.key]
+            ratios = {repeat: first[repeat] / own[repeat] for repeat in first.keys() & own if own[repeat]}
+            one = Measurement.of(ratios, paper=told.paper, is_comparable=told.is_comparable)
+            made[row.id, column.id] = replace(cell, measured={**cell.measured, metric.key: one})
+    return made
+
+
+def _by_class(raw: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
+    """The paper's numbers class by class: row (or other method) -> column -> a number for every class."""
+    return {
+        (clean(row), clean(column)): dict(zip(raw["classes"], map(float, numbers), strict=True))
+        for row, columns in raw["cells"].items()
+        for column, numbers in columns.items()
+    }
 
 
 def _lacking_classes(runs: Iterable[Run]) -> list[str]:
@@ -251,8 +288,9 @@ def _reference(row: Setting, column: Setting, metrics: Sequence[Metric], other: 
 
 
 def _measure(
-    metric: Metric, complete: Mapping[int, Run], paper: int | float | None, is_comparable: bool
+    metric: Metric, complete: Mapping[int, Run], paper: float | Sequence[float] | None, is_comparable: bool
 ) -> Measurement:
+    paper, deviation = paper if isinstance(paper, Sequence) else (paper, None)
     if paper is not None and not math.isfinite(paper):
         raise ValueError(f"the paper's {metric.key} is {paper}")
     values = {
@@ -261,4 +299,4 @@ def _measure(
         if metric.key in run.metrics
     }
     known = None if paper is None else float(paper)
-    return Measurement.of(values, paper=known, is_comparable=is_comparable)
+    return replace(Measurement.of(values, paper=known, is_comparable=is_comparable), paper_std=deviation)

@@ -40,6 +40,8 @@ class Metric:
         unit: "percent" (a fraction on disk) or anything else (printed as it is on disk).
         lower_is_better: True of errors and times.
         rows: Ids of the rows that measure it; None: all.
+        of: Key of the metric that this one compares, if it is how many times ...
+        over: ... as much of that the cell of this column has in the same row.
     """
 
     key: str
@@ -48,6 +50,8 @@ class Metric:
     unit: str
     lower_is_better: bool
     rows: tuple[str, ...] | None
+    of: str | None = None
+    over: str | None = None
 
     def is_of(self, row: str) -> bool:
         """Whether a row measures it."""
@@ -80,6 +84,7 @@ class Measurement:
         paper: The paper's number, where it gives one.
         values: Of every complete seed (or split), by its number.
         is_comparable: Whether ours was measured on the data that the paper's was.
+        paper_std: The deviation that the paper gives of its number.
     """
 
     ours: float | None
@@ -88,6 +93,7 @@ class Measurement:
     paper: float | None
     values: Mapping[int, float]
     is_comparable: bool = True
+    paper_std: float | None = None
 
     @classmethod
     def of(
@@ -217,6 +223,7 @@ class Table:
         built_on: The runs they look at: networks, features, members of ensembles.
         curve: What the columns measure, if the rows are curves.
         per_class: How the keys of what is measured class by class begin; None if nothing is.
+        paper_per_class: The paper's numbers of classes, by row (or other method) and column.
         notes: What the reader should know of the reading: other groups, damaged runs.
     """
 
@@ -238,6 +245,7 @@ class Table:
     built_on: tuple[Run, ...]
     curve: str | None
     per_class: str | None
+    paper_per_class: Mapping[tuple[str, str], Mapping[str, float]]
     repeats: str
     notes: tuple[str, ...]
 

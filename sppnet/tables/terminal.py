@@ -17,7 +17,7 @@ from rich.text import Text
 from sppnet.tables.curves import draw_curves
 from sppnet.tables.per_class import per_class_table
 from sppnet.tables.table import CellStatus, Metric, Setting, Table
-from sppnet.tables.wording import MARK, legend, ours_text, rows_of
+from sppnet.tables.wording import MARK, legend, ours_text, paper_text, rows_of
 
 # A row is three lines high: a long label wraps without costing a line.
 _LABEL_WIDTH = 15
@@ -80,9 +80,10 @@ def to_terminal(table: Table, *, width: int, is_coloured: bool) -> str:
         console.print()
         console.print(Text(f"not run yet: {', '.join(row.label for row in missing)}", style="yellow"))
     if (by_class := per_class_table(table)) is not None:
+        grid = _grid if by_class.has_paper(by_class.metrics[0]) else _plain_grid
         for columns in _blocks(by_class, by_class.metrics[0], width):
             console.print()
-            console.print(_plain_grid(by_class, by_class.metrics[0], columns, by_class.rows))
+            console.print(grid(by_class, by_class.metrics[0], columns, by_class.rows))
     console.print()
     for claim in table.claims:
         style = {True: "green", False: "red", None: "yellow"}[claim.holds]
@@ -103,9 +104,8 @@ def _texts(table: Table, metric: Metric, row: Setting, column: Setting) -> tuple
     """Print ours, the paper's and the difference of one cell."""
     cell = table.cells[row.id, column.id]
     one = cell.measured[metric.key]
-    paper = metric.text(one.paper) if one.paper is not None else "-"
     difference = metric.signed_text(one.difference) if one.difference is not None else "-"
-    return ours_text(table, cell, metric), paper, difference
+    return ours_text(table, cell, metric), paper_text(one, metric), difference
 
 
 def _blocks(table: Table, metric: Metric, width: int) -> list[list[Setting]]:

@@ -1,6 +1,6 @@
 """Words that every form of a table uses."""
 
-from sppnet.tables.table import MARK_OF_STALE, Cell, Metric, Setting, Table
+from sppnet.tables.table import MARK_OF_STALE, Cell, Measurement, Metric, Setting, Table
 
 MARK = {True: "✓", False: "✗", None: "?"}
 
@@ -14,7 +14,14 @@ def ours_text(table: Table, cell: Cell, metric: Metric) -> str:
         return "not measured" if cell.status in ("complete", "partial") else cell.status
     text = metric.text(one.ours) + (f" ± {metric.text(one.std)}" if one.std is not None else "")
     text += f" {MARK_OF_STALE}" if cell.is_stale else ""
-    return text if cell.status == "complete" else f"{text} ({one.n} of {len(table.seeds)} {table.repeats}s)"
+    return text if cell.status == "complete" else f"{text} ({one.n} of {len(cell.seeds)} {table.repeats}s)"
+
+
+def paper_text(one: Measurement, metric: Metric) -> str:
+    """Print the paper's number with its deviation, where it gives one; a dash where it gives no number."""
+    if one.paper is None:
+        return "-"
+    return metric.text(one.paper) + (f" ± {metric.text(one.paper_std)}" if one.paper_std is not None else "")
 
 
 def rows_of(table: Table, metric: Metric) -> list[Setting]:
