@@ -169,7 +169,7 @@ def _check_detection(conf: Conf, detection: DetectionConf) -> None:
         raise ConfigError("pyramid=none cannot pool windows (§2.3); choose pyramid=bins50 or windows=rcnn")
     elif windows.scale_target == "all" and (conf.mining.duplicate_cells or conf.finetuning.random_scale):
         raise ConfigError(
-            "windows.scale_target=all pools at all scales: none is drawn, and windows are in no one place; set "
+            "windows.scale_target=all pools at all scales: none is drawn, windows are in no one place; set "
             "finetuning.random_scale=false and mining.duplicate_cells=false"
         )
     _check_learning(conf)

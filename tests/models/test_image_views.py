@@ -115,8 +115,8 @@ def test_restricted_windows_are_as_large_as_the_map_of_a_window_at_every_scale(n
             for picture, turns in ((whole, False), (whole.flip(-1), True)):
                 maps = net.maps(picture[None].float())
                 height, width = maps.shape[2:]
-                tops = [0] if short_side == 32 else [0, (height - side) // 2, height - side]
-                lefts = [0, (width - side) // 2, width - side]
+                tops = [0] if short_side == 32 else [0, (height - side + 1) // 2, height - side]
+                lefts = [0, (width - side + 1) // 2, width - side]
                 lefts = [width - side - x for x in lefts] if turns else lefts
                 parts = [maps[:, :, y : y + side, x : x + side] for y in tops for x in lefts]
                 expected += [net.head(net.pool(part)).softmax(dim=1)[0] for part in parts]
