@@ -41,13 +41,13 @@ def find(take: Take) -> Outcome:
     machines, regressors = take.one_below("machines"), take.below("regressors")
     detector = read_detector(take.conf, trained.net, machines, regressors)
     began = time.perf_counter()
-    judged = _found_by(take, found_images, [detector], [proposed(take, found_images)])
+    judged, files = _found_by(take, found_images, [detector], [proposed(take, found_images)])
     metrics = {
         **{name: value for name, value in trained.metrics.items() if name != "train/seconds"},
         **judged,
         "detect/seconds": round(time.perf_counter() - began, 3),
     }
-    return Outcome(metrics, (_DETECTIONS,))
+    return Outcome(metrics, files)
 
 
 def combine(take: Take) -> Outcome:
@@ -62,11 +62,10 @@ def combine(take: Take) -> Outcome:
     members = [_member(take, path, found_images) for path in take.below("members")]
     detectors, images_of = zip(*members, strict=True)
     began = time.perf_counter()
-    judged = _found_by(take, found_images, detectors, images_of)
+    judged, files = _found_by(take, found_images, detectors, images_of)
     seconds = round(time.perf_counter() - began, 3)
-    return Outcome(
-        {**judged, "ensemble/num_members": len(members), "detect/seconds": seconds}, (_DETECTIONS,)
-    )
+    metrics = {**judged, "ensemble/num_members": len(members), "detect/seconds": seconds}
+    return Outcome(metrics, files)
 
 
 def _member(
@@ -197,7 +196,7 @@ def _found_by(
     found_images: "AnnotatedImages",
     detectors: "Sequence[Detector]",
     images_of: "Sequence[Sequence[DetectionImage]]",
-) -> dict[str, float]:
+) -> tuple[dict[str, float], tuple[str, ...]]:
     """Find and judge the objects in images, which each detector sees with its own proposals."""
     from sppnet.models.weights import read_part, save_part
     from sppnet.tasks.detector import Picture, Suppression, detect, pack, unpack
@@ -229,8 +228,8 @@ def _judged(
     annotated_images: "AnnotatedImages",
     images: "Sequence[DetectionImage]",
     found: "Sequence[Detections]",
-) -> dict[str, float]:
-    """Write what was found, here and as the devkit's files; return its average precision."""
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Write what was found, here and as the devkit's files; return its average precision, and the files."""
     from sppnet.metrics.average_precision import mean_ap
     from sppnet.metrics.voc_results import write_results
     from sppnet.models.weights import save_tensors
@@ -238,7 +237,7 @@ def _judged(
 
     classes = annotated_images.classes
     save_tensors(pack(found), take.path / _DETECTIONS)
-    write_results(
+    results = write_results(
         take.path / _RESULTS,
         image_set="test",
         image_ids=[image.image.image_id for image in images],
@@ -252,7 +251,8 @@ def _judged(
         name = (take.conf.target or {})["name"]
         raise DataError(f"{name}: no object in the test images that counts")
     known = {name: float(value) for name, value in zip(classes, of_class, strict=True)}
-    return {
+    files = (_DETECTIONS, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
+    metrics = {
         "test/map": mean.value,
         **{f"test/ap/{name}": value for name, value in known.items() if not math.isnan(value)},
         "test/num_images": len(images),
@@ -260,6 +260,7 @@ def _judged(
         "test/num_classes": mean.num_counted,
         "test/all_classes": mean.num_classes,
     }
+    return metrics, files
 
 
 def _draw_sheet(

@@ -61,8 +61,8 @@ class ManyViews:
         test_sides: Short sides, pixels.
         size: Side of the windows, pixels.
         full_short_side: Short side of the two views of the full image, the second mirrored; None for none.
-        mapping: How a window becomes cells (Appendix A); or "restricted", Overfeat's windows: of as many cells
-            as the map of a window-sized image has, "those where the pooled features match the desired
+        mapping: How a window becomes cells (Appendix A); or "restricted", Overfeat's windows: of as many
+            cells as the map of a window-sized image has, "those where the pooled features match the desired
             dimensionality", here on the same grid.
     """
 
