@@ -1,7 +1,7 @@
 """From a directory of runs to one table: which cells there are, and what each measured."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def _build(
     }
     for metric in metrics:
         if metric.of is not None:
-            cells |= _compared(cells, rows, columns, metric)
+            cells = {(one.row, one.column): one for one in _compared(cells, runs, metric)}
     for row_id, column_id in raw.get("skipped", []):
         cells[row_id, column_id] = replace(cells[row_id, column_id], status="reference")
     for other in raw.get("others", []):
@@ -188,21 +188,20 @@ def _metric(entry: Mapping[str, Any]) -> Metric:
     )
 
 
-def _compared(
-    cells: Mapping[tuple[str, str], Cell], rows: Sequence[Setting], columns: Sequence[Setting], metric: Metric
-) -> dict[tuple[str, str], Cell]:
-    """How many times as much of a metric one column's cells have as the others of their rows."""
-    assert metric.of is not None and metric.over is not None
-    made = {}
-    for row in rows:
-        first = cells[row.id, metric.over].measured[metric.of].values
-        for column in columns:
-            cell = cells[row.id, column.id]
-            own, told = cell.measured[metric.of].values, cell.measured[metric.key]
-            ratios = {repeat: first[repeat] / own[repeat] for repeat in first.keys() & own if own[repeat]}
-            one = Measurement.of(ratios, paper=told.paper, is_comparable=told.is_comparable)
-            made[row.id, column.id] = replace(cell, measured={**cell.measured, metric.key: one})
-    return made
+def _compared(cells: Mapping[tuple[str, str], Cell], runs: Sequence[Run], metric: Metric) -> Iterator[Cell]:
+    """How many times as much of a number the runs of one column have as the others of their rows."""
+    known = {
+        (run.row, run.column, run.repeat): run.metrics[metric.of] for run in runs if metric.of in run.metrics
+    }
+    for (row, column), cell in cells.items():
+        ratios = {
+            repeat: known[row, metric.over, repeat] / known[row, column, repeat]
+            for repeat in cell.seeds
+            if known.get((row, column, repeat)) and (row, metric.over, repeat) in known
+        }
+        told = cell.measured[metric.key]
+        one = Measurement.of(ratios, paper=told.paper, is_comparable=told.is_comparable)
+        yield replace(cell, measured={**cell.measured, metric.key: one})
 
 
 def _by_class(raw: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:

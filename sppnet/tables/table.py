@@ -40,7 +40,7 @@ class Metric:
         unit: "percent" (a fraction on disk) or anything else (printed as it is on disk).
         lower_is_better: True of errors and times.
         rows: Ids of the rows that measure it; None: all.
-        of: Key of the metric that this one compares, if it is how many times ...
+        of: Key of the number in `metrics.json` that this one compares, if it is how many times ...
         over: ... as much of that the cell of this column has in the same row.
     """
 
