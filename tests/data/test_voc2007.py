@@ -470,3 +470,21 @@ def test_of_joined_sets_only_the_first_is_known_to_be_complete(det, devkit):
         read_voc(det / "ILSVRC", "val+val1", classes=None)
     with pytest.raises(ConfigError, match="image set 'val[+]'"):
         read_voc(det / "ILSVRC", "val+", classes=None)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("gb2312", "螺丝"), ("shift_jis", "ネジ"), ("utf-16", "grün")]
+)
+def test_an_annotation_is_in_the_encoding_that_it_declares(devkit, encoding, name):
+    devkit.add("000001", an_object())
+    text = an_annotation(an_object(name))
+    devkit.annotate("000001", f'<?xml version="1.0" encoding="{encoding}"?>{text}'.encode(encoding))
+    devkit.list_set("/data/JPEGImages/000001.jpg /data/Annotations/000001.xml")
+    assert devkit.read().classes == (name,)
+
+
+def test_an_annotation_in_no_declared_encoding_is_to_be_saved_as_utf_8(annotation):
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        annotation(an_annotation(an_object("grün")).encode("latin-1"))
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        annotation(b'<?xml version="1.0" encoding="klingon"?><annotation/>')
