@@ -1,7 +1,9 @@
 """Networks: trained, or kept as they begin; tested in a view; averaged (paper §3.1)."""
 
+import functools
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sppnet.experiment.making import make
@@ -17,6 +19,7 @@ from sppnet.experiment.take import Outcome, Take
 if TYPE_CHECKING:  # imports torch and Lightning
     from sppnet.data.datamodule import ImageDataModule
     from sppnet.models.sppnet import SppNet
+    from sppnet.windows.image_batches import PooledDataModule
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,9 @@ def train(take: Take) -> Outcome:
     from sppnet.run.checkpoints import newest_checkpoint
 
     checkpoint = newest_checkpoint(take.path)
-    data = _training_data(take)
-    net = begin_network(take.conf, data, is_new=checkpoint is None)
+    images = _training_data(take)
+    net = begin_network(take.conf, images, is_new=checkpoint is None)
+    data = images if take.conf.training.trains == "all" else _pooled(take, images, net)
     task = make_task(take.conf.task, net=net)
     with run_trainer(take, epochs=take.conf.training.epochs) as trainer:
         if checkpoint is not None:
@@ -37,11 +41,29 @@ def train(take: Take) -> Outcome:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         seconds = time.perf_counter() - began
     metrics = {
-        "train/num_images": len(data.splits.train.paths),
+        "train/num_images": len(images.splits.train.paths),
         "train/seconds": round(seconds, 3),
         "train/steps": trainer.global_step,
+        **{key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")},
     }
-    return _kept(take, net, data, metrics)
+    return _kept(take, net, images, metrics)
+
+
+def _pooled(take: Take, images: "ImageDataModule", net: "SppNet") -> "PooledDataModule":
+    """The same images as pooled maps of a trunk that stays as it is: computed now, or by an earlier run."""
+    import torch
+
+    from sppnet.store.feature_cache import FeatureCache
+    from sppnet.windows.image_batches import PooledDataModule
+
+    log.info("maps are computed once: colours of training images are not altered")
+    net.to(take.conf.trainer.accelerator)
+    data = PooledDataModule(images=images, net=net, cache=FeatureCache(Path(take.conf.paths.cache)))
+    data.fill(
+        workers=max(1, take.workers // torch.get_num_threads()),
+        report=functools.partial(take.progress, "computing maps", detail="maps"),
+    )
+    return data
 
 
 def begin(take: Take) -> Outcome:
@@ -103,7 +125,8 @@ def average(take: Take) -> Outcome:
 
 def _training_data(take: Take) -> "ImageDataModule":
     """The images to train on; how many are tested does not matter to them, and is not known here: a few."""
-    return _data(take, test_per_class=1)
+    is_kept = vars(take.conf).get("training") and take.conf.training.trains == "head"  # pixels are seen once
+    return _data(take, test_per_class=1, **({"cache_gb": 0.0} if is_kept else {}))
 
 
 def _data(take: Take, **later: Any) -> "ImageDataModule":

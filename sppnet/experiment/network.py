@@ -14,6 +14,8 @@ from sppnet.experiment.schema import Conf
 from sppnet.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # import torch and Lightning
+    from torch import Tensor
+
     from sppnet.data.datamodule import ImageDataModule
     from sppnet.models.initialise import Init
     from sppnet.models.sppnet import SppNet
@@ -69,10 +71,25 @@ def begin_network(conf: Conf, data: "ImageDataModule", *, is_new: bool) -> "SppN
     _check_sizes(net, conf)
     if is_new:
         if net.input_norm.needs_mean_image:
-            net.input_norm.set_mean_image(data.mean_image(conf.image.size))
+            mean = _mean_of_trunk(conf)
+            net.input_norm.set_mean_image(data.mean_image(conf.image.size) if mean is None else mean)
         if isinstance(init, DataDependentInit):
             init.adapt(net, data.central_regions(_NUM_TO_ADAPT).float())
     return net
+
+
+def _mean_of_trunk(conf: Conf) -> "Tensor | None":
+    """The mean image that goes with the trunk of a network of ours, in the size of the regions."""
+    from torch.nn import functional
+
+    from sppnet.models.weights import read_tensors
+
+    weights = conf.backbone.get("weights")
+    mean = read_tensors(Path(weights)).get("input_norm.mean") if weights is not None else None
+    if mean is None:
+        return None
+    size = (conf.image.size, conf.image.size)
+    return functional.interpolate(mean[None], size, mode="bilinear", antialias=True)[0]
 
 
 def save_network(net: "SppNet", classes: Sequence[str], path: Path) -> tuple[str, ...]:

@@ -53,6 +53,7 @@ class TrainSizesConf(Record):
 class TrainingConf(Record):
     """Of a network, as a classifier."""
 
+    trains: detecting.Trains = key()
     epochs: int = key(must.COUNT)
     batch_size: int = key(must.BATCH)
     learning_rate: float = key(must.POSITIVE)

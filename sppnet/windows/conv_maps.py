@@ -41,6 +41,12 @@ _OWN_CODE = code_of([__name__])  # read when this was loaded, as that of the net
 _LARGEST = torch.finfo(torch.float16).max
 
 
+def read_maps(file: Path) -> Float16[Tensor, "h w c"]:
+    """Read the maps of one image, which are mapped into memory."""
+    maps: Tensor = safetensors.torch.load_file(file)["maps"]
+    return maps
+
+
 @final
 class ConvMaps:
     """Maps of image files.
@@ -136,7 +142,7 @@ class ConvMaps:
         def written() -> bytes:
             return safetensors.torch.save({"maps": compute()})
 
-        return safetensors.torch.load_file(self._entry(scale).get(self._images(path), written))["maps"]
+        return read_maps(self._entry(scale).get(self._images(path), written))
 
     def fill(
         self,
@@ -145,7 +151,7 @@ class ConvMaps:
         *,
         workers: int,
         report: Callable[[int, int], None] | None = None,
-    ) -> None:
+    ) -> list[Path]:
         """Make sure that the cache has every image's maps.
 
         Args:
@@ -154,6 +160,9 @@ class ConvMaps:
             workers: Images at a time.
             report: Told after every image how many are done, and of how many; may raise to stop here.
 
+        Returns:
+            The file of every image, whole when it was looked at; `read_maps` reads it.
+
         Raises:
             ResourceError: The disk has not enough room.
             ...: As `at`.
@@ -161,19 +170,29 @@ class ConvMaps:
         assert self._cache is not None, "only a cache can be filled"
         self._require_space(paths, scale)
         with ThreadPoolExecutor(workers) as pool:
-            done = pool.map(lambda path: self.at(path, [scale]), paths)
+            done = pool.map(lambda path: self._file(path, scale), paths)
+            files = []
             try:
-                for count, _ in enumerate(show_progress(done, label="maps", total=len(paths)), 1):
+                for file in show_progress(done, label="maps", total=len(paths)):
+                    files.append(file)
                     if report is not None:
-                        report(count, len(paths))
+                        report(len(files), len(paths))
             finally:
                 pool.shutdown(cancel_futures=True)
+        return files
+
+    def _file(self, path: Path, scale: int) -> Path:
+        def written() -> bytes:
+            image = read_image(path, upright=self.upright, max_pixels=self.max_pixels)
+            return safetensors.torch.save({"maps": self._computed(path, image, scale, None)})
+
+        return self._entry(scale).get(self._images(path), written)
 
     def _require_space(self, paths: Sequence[Path], scale: int) -> None:
         assert self._cache is not None
         entry = self._entry(scale)
         missing = [path for path in paths if not entry.listed(self._images(path))]
-        cells, stride = 0, self.net.backbone.receptive_field.stride
+        cells, stride = 0, self.net.backbone.stride
         for path in missing:
             width, height = self.size(path)
             cells += round(width * height * (scale / min(width, height) / stride) ** 2)
