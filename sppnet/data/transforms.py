@@ -6,7 +6,7 @@ not matter which worker reads the image, nor when.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, final
+from typing import NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,7 @@ class Place(NamedTuple):
         return region.flip(2) if self.is_mirrored else region
 
 
+@runtime_checkable  # the tests check argument types
 class Transform(Protocol):
     """Makes one use of an image out of its resized pixels."""
 

@@ -125,8 +125,9 @@ def average(take: Take) -> Outcome:
 
 def _training_data(take: Take) -> "ImageDataModule":
     """The images to train on; how many are tested does not matter to them, and is not known here: a few."""
-    is_kept = vars(take.conf).get("training") and take.conf.training.trains == "head"  # pixels are seen once
-    return _data(take, test_per_class=1, **({"cache_gb": 0.0} if is_kept else {}))
+    is_pooled = "training" in vars(take.conf) and take.conf.training.trains == "head"
+    # Of what is pooled from maps hardly a pixel is asked for, and none by workers.
+    return _data(take, test_per_class=1, **({"cache_gb": 0.0, "workers": 0} if is_pooled else {}))
 
 
 def _data(take: Take, **later: Any) -> "ImageDataModule":

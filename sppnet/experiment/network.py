@@ -69,12 +69,12 @@ def begin_network(conf: Conf, data: "ImageDataModule", *, is_new: bool) -> "SppN
     init = make(conf.init)
     net = build_net(conf, num_classes=len(data.classes), init=init)
     _check_sizes(net, conf)
-    if is_new:
-        if net.input_norm.needs_mean_image:
-            mean = _mean_of_trunk(conf)
-            net.input_norm.set_mean_image(data.mean_image(conf.image.size) if mean is None else mean)
-        if isinstance(init, DataDependentInit):
-            init.adapt(net, data.central_regions(_NUM_TO_ADAPT).float())
+    # Maps of a trunk that stays as it is are looked for before a checkpoint fills the network.
+    if net.input_norm.needs_mean_image and (is_new or conf.training.trains == "head"):
+        mean = _mean_of_trunk(conf)
+        net.input_norm.set_mean_image(data.mean_image(conf.image.size) if mean is None else mean)
+    if is_new and isinstance(init, DataDependentInit):
+        init.adapt(net, data.central_regions(_NUM_TO_ADAPT).float())
     return net
 
 
