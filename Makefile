@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Number of test processes; two cores and 24 GB are enough for two.
 JOBS ?= 2
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow crash-states clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sppnet experiment=table2 preset=mini
@@ -16,6 +16,10 @@ test: $(VENV)/.installed-test
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m slow $(PYTEST_ARGS)
+
+# Every state in which a crash can leave the disk: needs strace.
+crash-states: $(VENV)/.installed-test
+	PYTHONPATH=tests $(BIN)/python -m crash.states $(CRASH_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

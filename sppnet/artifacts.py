@@ -14,16 +14,20 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sppnet.errors import ArtifactError, ResourceError
 
 _TEMPORARY_SUFFIX = ".tmp"
+_SEAL = "sha256"
+_PROVENANCE = "provenance.json"
+_ENDS_IN_KEY = re.compile(r"-([0-9a-f]{8})$")
 
 
 class _File(io.FileIO):
@@ -65,8 +69,17 @@ def write_named_by_digest(directory: Path, stem: str, suffix: str, write: Callab
 
 
 def digest_matches(path: Path) -> bool:
-    """Whether a file written by `write_named_by_digest` still has the content its name states."""
-    return file_digest(path)[:16] == path.stem.rpartition("-")[2]
+    """Whether a file written by `write_named_by_digest` still has the content its name states.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
+    try:
+        return file_digest(path)[:16] == path.stem.rpartition("-")[2]
+    except FileNotFoundError:
+        raise
+    except OSError:  # a folder, a pipe
+        return False
 
 
 @contextlib.contextmanager
@@ -75,7 +88,7 @@ def _temporary_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
     file = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         # "x": never follow or reuse a file somebody else left under this name.
         file = _File(temporary, "xb")
         with io.BufferedWriter(file) as stream:
@@ -98,23 +111,51 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(path, lambda stream: stream.write(text.encode()))
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to the end of a file that is there; it survives a power cut.
+
+    Raises:
+        ResourceError: The disk is full or the file cannot be written.
+    """
+    try:
+        with path.open("ab") as stream:
+            stream.write(f"{line}\n".encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Atomically write `value` as JSON, indented, one trailing newline."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Atomically write a mapping that no marker vouches for, with a digest of all of it beside its keys."""
+    plain = json.loads(json.dumps(value, allow_nan=False))
+    write_json(path, {**plain, _SEAL: content_key(plain)})
 
 
 def read_json(path: Path) -> Any:
     """Read one of our own JSON files.
 
     Raises:
-        ArtifactError: The file is missing or not JSON.
+        ArtifactError: The file is missing, not JSON, or not what its seal vouches for.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(regular(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        if isinstance(value, dict) and _SEAL in value and value.pop(_SEAL) != content_key(value):
+            raise ValueError(f"it is not what its {_SEAL} vouches for")
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file; run the command that makes it again") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not readable as JSON ({error}); remove it and run again") from error
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 @contextlib.contextmanager
@@ -163,15 +204,16 @@ def regular(path: Path) -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
+    """Hexadecimal SHA-256 of a file's bytes; raises what `regular` raises."""
+    with regular(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def damage_behind(marker: Path) -> str | None:
     """What is not as a completion marker vouches for, in words; None if all of it is.
 
-    Every file is read, once a process as long as its inode, size and time stay the same.
+    Every file is read, once a process as long as its inode, size and time stay the same. A directory whose
+    name ends in a key is the run with that key, and no other.
     """
     try:
         files = read_json(marker)["files"]
@@ -179,18 +221,28 @@ def damage_behind(marker: Path) -> str | None:
             return f"{marker}: does not vouch for metrics.json"
         for name, entry in files.items():
             path = marker.with_name(name)
-            now = path.stat()
+            now = regular(path).stat()
             digest = _known_digest(path, now.st_ino, now.st_size, now.st_mtime_ns)
             if (now.st_size, digest) != (entry["bytes"], entry["sha256"]):
                 return (
                     f"{path}: {now.st_size} bytes that are not the {entry['bytes']} its COMPLETE marker "
                     f"vouches for"
                 )
+        if _PROVENANCE in files:
+            return foreign(marker.parent, read_json(marker.with_name(_PROVENANCE)).get("key"))
     except FileNotFoundError as error:
         return f"{error.filename}: gone, but its COMPLETE marker vouches for it"
     except (ArtifactError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         return f"{marker}: not readable ({type(error).__name__}: {' '.join(str(error).split())})"
     return None
+
+
+def foreign(directory: Path, key: Any) -> str | None:
+    """What is wrong, in words, where a directory whose name ends in a key holds the run of another one."""
+    named = _ENDS_IN_KEY.search(directory.name)
+    if named is None or key is None or str(key).startswith(named[1]):
+        return None
+    return f"{directory}: holds another run ({str(key)[:8]!r}) than its name says"
 
 
 @functools.cache
@@ -216,7 +268,7 @@ def lock_file(path: Path, *, shared: bool = False, wait: bool = False) -> Binary
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         stream = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -260,8 +312,16 @@ def remove_temporaries(directory: Path, *, of: str = "") -> None:
             leftover.unlink()
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory with those above it; a power cut takes none of them away."""
+    made = [one for one in (directory, *directory.parents) if not one.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in made:
+        _sync_directory(one.parent)
+
+
 def _sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` survive a power cut, where the platform can."""
+    """Make the names in `directory` survive a power cut, where the platform can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sppnet.artifacts import reading
 from sppnet.errors import ArtifactError, DataError
 from sppnet.experiment.installation import software
 from sppnet.run.directory import RunDirectory
+from sppnet.tables.escape import clean
 from sppnet.tables.provenance import Provenance, changes_since, read_provenance
 
 _SHOWN = ("version", "commit", "machine", "device", "threads", "precision", "command")
@@ -28,40 +30,43 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="such as runs/table2/spp_single-zf5-...")
     parser.add_argument("other", type=Path, metavar="RUN_DIR", nargs="?", help="a run to compare with")
     arguments = parser.parse_args(list(argv))
-    if arguments.other is None:
-        _explain(arguments.run)
-    else:
-        lines = list(_differences(arguments.run, arguments.other, ""))
-        print("\n".join(lines) if lines else "the same: settings, data, code, software and the runs below")
+    with reading(arguments.run):
+        if arguments.other is None:
+            lines = list(_explained(arguments.run))
+        else:
+            same = "the same: settings, data, code, software and the runs below"
+            lines = list(_differences(arguments.run, arguments.other, "")) or [same]
+    print("\n".join(map(clean, lines)))
     return 0
 
 
-def _explain(path: Path) -> None:
+def _explained(path: Path) -> Iterator[str]:
     config, provenance = _read(path)
     run = config["run"]
-    print(f"{path}\n  {run['label']}, stage {run['stage']}, key {run['key'][:8]}")
-    print("settings, of which each counts:")
+    yield f"{path}"
+    yield f"  {run['label']}, stage {run['stage']}, key {run['key'][:8]}"
+    yield "settings, of which each counts:"
     for key, value in _settings(config["identity"]):
-        print(f"  {key}: {value}")
-    print("runs below, of which those with a role count:")
+        yield f"  {key}: {value}"
+    yield "runs below, of which those with a role count:"
     for role, names in run["below"].items():
         for name in names:
-            print(f"  {role}: {path.parent.parent / name}")
+            yield f"  {role}: {path.parent.parent / name}"
     if provenance is not None:
-        print("made by:")
+        yield "made by:"
         for key in _SHOWN:
-            print(f"  {key}: {provenance.last.get(key)}")
+            yield f"  {key}: {provenance.last.get(key)}"
         if len(provenance.takes) > 1:
-            print(f"  takes: {len(provenance.takes)}, the first from {provenance.takes[0].get('started')}")
-        print(f"  ended: {provenance.ended or 'not yet'}")
-        print("  software: " + ", ".join(f"{key} {value}" for key, value in _software(provenance).items()))
-        print(f"  code: {len(provenance.code)} modules and functions of stages")
+            yield f"  takes: {len(provenance.takes)}, the first from {provenance.takes[0].get('started')}"
+        yield f"  ended: {provenance.ended or 'not yet'}"
+        yield "  software: " + ", ".join(f"{key} {value}" for key, value in _software(provenance).items())
+        yield f"  code: {len(provenance.code)} modules and functions of stages"
     changes = [*changes_since(path), *_changed_data(config)]
     if provenance is not None:
         changes += _differing(_software(provenance), software(), "software ")
-    print("changed since:" if changes else "changed since: nothing")
+    yield "changed since:" if changes else "changed since: nothing"
     for change in changes:
-        print(f"  {change}")
+        yield f"  {change}"
 
 
 def _differences(one: Path, other: Path, indent: str) -> Iterator[str]:

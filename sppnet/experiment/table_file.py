@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sppnet.artifacts import lock_file, read_json, remove_temporaries, write_json
+from sppnet.artifacts import lock_file, read_json, remove_temporaries, write_sealed_json
 from sppnet.errors import ArtifactError
 from sppnet.experiment.installation import command_line
 from sppnet.experiment.layout import Layout, column_ids, row_ids, skipped_places
@@ -98,7 +98,7 @@ def _write_merged(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
         new["cells"] = [cell for cell in old["cells"] if _place(cell) not in places] + new["cells"]
         if is_done:
             new |= {key: old[key] for key in ("created", "command")}
-    write_json(file, new)
+    write_sealed_json(file, new)
 
 
 def _place(cell: dict[str, Any]) -> tuple[str, str, int]:

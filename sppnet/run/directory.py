@@ -21,8 +21,11 @@ from sppnet.artifacts import (
     cannot_write,
     damage_behind,
     file_digest,
+    foreign,
     lock_file,
     read_json,
+    reading,
+    regular,
     remove_temporaries,
     require_inside,
     write_json,
@@ -36,6 +39,8 @@ _CONFIG: Final = "config.yaml"
 _SEAL: Final = "sha256: "
 _MARKER: Final = "COMPLETE"
 _MAX_SLUG: Final = 80
+_MOST_DEPTH: Final = 50
+_PLACE: Final = re.compile(r"[^./\0][^/\0]*/[^./\0][^/\0]*")  # folder/name
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is tens of times as fast
 _WAIT_SECONDS: Final = 1.0
 _NOTE_SECONDS: Final = 5.0
@@ -48,8 +53,25 @@ def slug(text: str) -> str:
 
 def sealed(config: Mapping[str, Any]) -> str:
     """What `config.yaml` holds: YAML, and the SHA-256 of all of it in the last line."""
-    body = yaml.safe_dump(dict(config), sort_keys=False)
+    body = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False)
     return f"{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n"
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # no stubs
+    """Writes what stands in two places twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Make no anchors."""
+        return True
+
+
+def _refuse_bombs(body: str) -> None:
+    """Refuse what we never write: anchors, with which a few lines blow up, and what exhausts the C parser."""
+    depth = 0
+    for event in yaml.parse(body, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > _MOST_DEPTH:
+            raise ValueError(f"it has anchors, or more than {_MOST_DEPTH} levels")
 
 
 class RunDirectory:
@@ -68,7 +90,15 @@ class RunDirectory:
     def damage(self) -> str | None:
         """What is not as its marker vouches for, in words; None of a run without a marker, too."""
         marker = self.path / _MARKER
-        return damage_behind(marker) if marker.is_file() else None
+        if not marker.is_file():
+            return None
+        if damage := damage_behind(marker):
+            return damage
+        try:
+            self.read_config()
+        except ArtifactError as error:
+            return str(error)
+        return None
 
     def require_complete(self, otherwise: str) -> None:
         """Make sure that what is read of the run is what was written.
@@ -85,19 +115,32 @@ class RunDirectory:
         """What the run is, and all that it is given.
 
         Raises:
-            ArtifactError: It is not there, or not readable.
+            ArtifactError: It is not there, not readable, or another run's.
         """
+        config = self._written_config()
+        if found := foreign(self.path, config["run"].get("key")):
+            raise ArtifactError(f"{found} ({_CONFIG}); run its command again, or move the directory away")
+        with reading(self.path / _CONFIG):
+            for place in (place for places in config["run"].get("below", {}).values() for place in places):
+                if not _PLACE.fullmatch(place):
+                    raise ValueError(f"stands on {place!r}, which is no run beside it")
+        return config
+
+    def _written_config(self) -> dict[str, Any]:
         file = self.path / _CONFIG
         try:
-            body, _, seal = file.read_text(encoding="utf-8").rpartition(_SEAL)
+            body, _, seal = regular(file).read_text(encoding="utf-8").rpartition(_SEAL)
             if hashlib.sha256(body.encode()).hexdigest() != seal.strip():
                 raise ValueError("it is not what its last line vouches for")
+            _refuse_bombs(body)
             config = _Loader(body).get_single_data()
         except FileNotFoundError as error:
             raise ArtifactError(f"{self.path}: no {_CONFIG} in it; give the directory of a run") from error
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             found = " ".join(str(error).split())
-            raise ArtifactError(f"{file}: not readable ({found}); remove the directory") from error
+            raise ArtifactError(
+                f"{file}: not readable ({found}); run its command again, or remove the directory"
+            ) from error
         if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
             raise ArtifactError(f"{file}: says nothing of a run (no key run); remove the directory")
         return config
@@ -111,14 +154,23 @@ class RunDirectory:
             ResourceError: It cannot be written.
         """
         with self.hold() as is_ours:
-            exists = (self.path / _CONFIG).exists()
-            if exists and self.read_config()["run"].get("key") != config["run"]["key"]:
+            written, key = None, config["run"]["key"]
+            # One that is damaged is written anew; so is a stray one, where what made the run says it is ours.
+            with contextlib.suppress(ArtifactError):
+                written = self._written_config()["run"].get("key")
+            if written not in (None, key) and self._key_of_maker() != key:
                 raise ArtifactError(
                     f"{self.path / _CONFIG}: holds another configuration than the one asked for; "
                     f"remove or rename {self.path} and run again"
                 )
-            if is_ours or not exists:  # else another process runs it, with the same one
+            if is_ours or written is None:  # else another process runs it, with the same one
                 write_text(self.path / _CONFIG, sealed(config))
+
+    def _key_of_maker(self) -> Any:
+        try:
+            return read_json(self.path / PROVENANCE)["key"]
+        except (ArtifactError, LookupError, TypeError):
+            return None
 
     @contextlib.contextmanager
     def hold(self, *, wait: Callable[[], None] | None = None) -> Iterator[bool]:
@@ -150,10 +202,11 @@ class RunDirectory:
         Raises:
             ResourceError: It cannot be written.
         """
+        file = self.path / "run.log"
         try:
-            return (self.path / "run.log").open("a", encoding="utf-8")
+            return (regular(file) if file.exists() else file).open("a", encoding="utf-8")
         except OSError as error:
-            raise cannot_write(self.path / "run.log", error) from error
+            raise cannot_write(file, error) from error
 
     def write_status(
         self, state: str, *, about: Mapping[str, Any], started: float, error: str | None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from sppnet.artifacts import cannot_write, reading, write_atomic
+from sppnet.artifacts import append_line, reading, regular, write_atomic
 from sppnet.data.records import ImageBatch
 from sppnet.errors import ArtifactError
 from sppnet.windows.image_batches import PooledBatch
@@ -149,7 +149,7 @@ class MetricsFile(Callback):
         self.loss_sum, self.num_batches = 0.0, 0
 
     def _written(self) -> bytes:
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        lines = regular(self.path).read_bytes().splitlines(keepends=True) if self.path.exists() else []
         return b"".join(lines[: self.num_lines])
 
     def _append(self, trainer: Trainer, metrics: dict[str, float | int]) -> None:
@@ -162,9 +162,5 @@ class MetricsFile(Callback):
             "learning_rate": learning_rate,
             **metrics,
         }
-        try:
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
-        except OSError as error:  # a line that is missing would be missing for ever
-            raise cannot_write(self.path, error) from error
+        append_line(self.path, json.dumps(row))  # sure before a checkpoint counts it
         self.num_lines += 1

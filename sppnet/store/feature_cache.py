@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
-from sppnet.artifacts import content_key, read_json, remove_temporaries, require_inside, write_json
+from sppnet.artifacts import (
+    content_key,
+    make_directory,
+    read_json,
+    remove_temporaries,
+    require_inside,
+    write_sealed_json,
+)
 from sppnet.errors import ArtifactError, DataError, ResourceError
 from sppnet.store.entry import MANIFEST, ROWS, Counts, Entry, cache_lock
 
@@ -62,7 +69,7 @@ class FeatureCache:
             assert lock is not None, "it was waited for"
             with lock:
                 remove_temporaries(self.root / name, of=MANIFEST)
-                write_json(self.root / name / MANIFEST, manifest)
+                write_sealed_json(self.root / name / MANIFEST, manifest)
         return Entry(self.root / name, dim=dim, suffix=suffix, hold=hold, counts=self.counts)
 
     def require_space(self, needed: int) -> None:
@@ -71,7 +78,7 @@ class FeatureCache:
         Raises:
             ResourceError: The disk has fewer than `needed` bytes left.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_directory(self.root)
         free = shutil.disk_usage(self.root).free
         if needed > free:
             raise ResourceError(

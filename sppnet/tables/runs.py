@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from sppnet.errors import ArtifactError
 from sppnet.tables.escape import clean
 from sppnet.tables.provenance import changes_since, read_provenance
 from sppnet.tables.table import Run, RunState
+
+_MOST = sys.float_info.max  # what a float holds
 
 
 def read_cells(directory: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[list[Run], list[str]]:
@@ -30,7 +33,7 @@ def read_cells(directory: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[lis
     runs, notes = [], []
     for cell in cells:
         path = directory / str(cell["run"])
-        if not (path / "status.json").is_file():
+        if not path.is_dir():
             continue
         try:
             run = read_run(path, clean(str(cell["row"])), clean(str(cell["column"])), int(cell["repeat"]))
@@ -68,18 +71,23 @@ def read_run(directory: Path, row: str = "", column: str = "", repeat: int = 0) 
         repeat: Its seed, or split.
 
     Raises:
-        ArtifactError: Its `status.json` is not one.
+        ArtifactError: Its `status.json` is not one, and no marker says more.
     """
-    status = read_json(directory / "status.json")
-    if not isinstance(status, dict) or "state" not in status:
-        raise ArtifactError(
-            f"{directory}/status.json: does not say how far the run is (no key state); remove the directory "
-            f"and run the table's command again"
-        )
-    seconds = status.get("seconds")
+    has_marker = (directory / "COMPLETE").exists()
+    try:
+        status = read_json(directory / "status.json")
+        if not isinstance(status, dict) or "state" not in status:
+            raise ArtifactError(
+                f"{directory}/status.json: does not say how far the run is (no key state); remove the "
+                f"directory and run the table's command again"
+            )
+    except ArtifactError:
+        if not has_marker:
+            raise
+        status = {}
     state, error_line = _state_without_marker(status)
     metrics: dict[str, float] = {}
-    if (directory / "COMPLETE").exists():
+    if has_marker:
         damage = damage_behind(directory / "COMPLETE")
         if damage is None:
             state, error_line, metrics = "complete", None, _finite(read_json(directory / "metrics.json"))
@@ -92,7 +100,7 @@ def read_run(directory: Path, row: str = "", column: str = "", repeat: int = 0) 
         repeat=repeat,
         stage=clean(str(status.get("stage", ""))),
         state=state,
-        seconds=float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
+        seconds=_number(status.get("seconds")),
         error=error_line,
         host=status.get("host") if isinstance(status.get("host"), str) else None,
         started=_time(status.get("started")),
@@ -115,6 +123,8 @@ def _state_without_marker(status: dict[str, Any]) -> tuple[RunState, str | None]
     error = clean(str(status["error"])) if status.get("error") else None
     if state == "failed":
         return "failed", error
+    if state == "complete":
+        return "interrupted", "its COMPLETE marker is gone; the table's command makes the run again"
     if state != "running":
         return "interrupted", error
     if host != socket.gethostname():
@@ -141,8 +151,12 @@ def _is_alive(pid: Any) -> bool:
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers among a run's metrics."""
-    return {
-        key: float(value)
-        for key, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    numbers = {key: _number(value) for key, value in metrics.items()}
+    return {key: number for key, number in numbers.items() if number is not None}
+
+
+def _number(value: object) -> float | None:
+    """A finite number; None of anything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > _MOST:
+        return None
+    return None if math.isnan(value) else float(value)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sppnet.artifacts import read_json, write_json
 from sppnet.cli.cache import main
 from sppnet.errors import ArtifactError, DataError
 
@@ -94,7 +95,7 @@ def test_proposals_are_looked_after_with_the_features(root, tmp_path, capsys):
 
 def test_stat_of_hostile_text_stays_on_its_line(root, capsys):
     manifest = next(root.glob("*/entry.json"))
-    manifest.write_text(manifest.read_text().replace("two layers", "\\u001b[2J\\nmine"))
+    write_json(manifest, {**read_json(manifest), "source": "\x1b[2J\nmine"})
     assert main(["stat", str(root)]) == 0
     said = capsys.readouterr().out
     assert " [2J mine" in said

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sppnet.data.targets import ShapesVocTarget
+from sppnet.run.directory import sealed
 
 
 def spoils(data: bytes) -> Iterator[bytes]:
@@ -81,9 +82,10 @@ def test_what_stands_on_a_run_that_cannot_begin_fails_for_its_reason(sppnet, cap
     for marker in (tmp_path / "runs").glob("*/*/COMPLETE"):
         marker.unlink()
     (network,) = (tmp_path / "runs" / "networks").iterdir()
-    (network / "config.yaml").write_text("{}")
+    (network / "provenance.json").unlink()
+    (network / "config.yaml").write_text(sealed({"run": {"key": "0" * 64}}))
     capfd.readouterr()
     assert sppnet(*tiny, "training.epochs=1") == 4
     said = capfd.readouterr().err
-    assert f"{network.name}/config.yaml: not readable" in said
+    assert f"{network.name}/config.yaml: holds another configuration" in said
     assert "no trained network there" not in said

@@ -176,7 +176,8 @@ def test_status_has_one_line_per_run_and_a_count(runs, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "runs/table2: table2: errors (preset mini: not the paper's scale), group ab12cd34",
-        "interrupted    12.3 s  no_spp/zf5/seed 0        runs/table2/done",
+        "interrupted    12.3 s  no_spp/zf5/seed 0        runs/table2/done  its COMPLETE marker is gone; the "
+        "table's command makes the run again",
         "failed          3.0 s  no_spp/overfeat7/seed 0  runs/table2/failed  OutOfMemory: 48 GB",
         "1 interrupted, 1 failed",
     ]

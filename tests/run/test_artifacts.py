@@ -22,6 +22,7 @@ from sppnet.artifacts import (
     write_atomic,
     write_json,
     write_named_by_digest,
+    write_sealed_json,
 )
 from sppnet.errors import ArtifactError, ResourceError
 from sppnet.models.weights import read_part, save_part
@@ -187,3 +188,21 @@ def test_a_damaged_part_is_none_and_said_and_the_next_one_takes_its_place(tmp_pa
     assert read_part(place) is None
     assert "made again" in caplog.text
     assert read_part(tmp_path / "checkpoint-10.safetensors") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "9" * 6000, "NaN", '{"a": -Infinity}', "\0", ""]
+)
+def test_json_that_we_never_write_is_damage(tmp_path: Path, text: str):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"x\.json: not readable as JSON"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_seal_finds_a_changed_number(tmp_path: Path):
+    file = tmp_path / "table.json"
+    write_sealed_json(file, {"paper": 43.0, "rows": ("a", "b")})
+    assert read_json(file) == {"paper": 43.0, "rows": ["a", "b"]}
+    file.write_text(file.read_text().replace("43.0", "53.0"))
+    with pytest.raises(ArtifactError, match="not what its sha256 vouches for"):
+        read_json(file)

@@ -1,14 +1,16 @@
 """A run's directory: what names it, who holds it, when it is complete."""
 
+import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sppnet.artifacts import read_json
+from sppnet.artifacts import read_json, write_json
 from sppnet.errors import ArtifactError, ResourceError
-from sppnet.run.directory import RunDirectory, slug
+from sppnet.run.directory import PROVENANCE, RunDirectory, slug
 
 CONFIG = {"run": {"key": "0" * 64}, "training": {"epochs": 3}}
 
@@ -43,6 +45,7 @@ def test_a_second_process_leaves_a_running_cell_alone(tmp_path: Path):
 
 def test_only_the_marker_makes_a_run_complete_and_it_vouches_for_the_metrics(tmp_path: Path):
     directory = RunDirectory(tmp_path / "cell")
+    directory.prepare(CONFIG)
     with directory.hold():
         directory.write_status("running", about={"stage": "network"}, started=0.0, error=None)
         assert not directory.is_complete
@@ -94,3 +97,66 @@ def test_the_folder_of_runs_may_be_a_link_itself(tmp_path: Path):
     (tmp_path / "runs").symlink_to(tmp_path / "large")
     RunDirectory(tmp_path / "runs" / "single" / "cell").prepare(CONFIG)
     assert (tmp_path / "large" / "single" / "cell" / "config.yaml").is_file()
+
+
+def sealed_text(body: str) -> str:
+    return f"{body}sha256: {hashlib.sha256(body.encode()).hexdigest()}\n"
+
+
+HOSTILE = {
+    "nothing": "",
+    "levels that overflow the parser's stack": sealed_text("run: " + "[" * 50_000),
+    "mappings in mappings": sealed_text("run: " + "{a: " * 20_000),
+    "anchors": sealed_text("a: &a [x, x]\nb: [*a, *a]\nrun: {key: 1}\n"),
+    "a tag": sealed_text("run: !!python/object/apply:os.system ['exit 1']\n"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_configuration_is_damage_and_written_anew(tmp_path: Path, what: str):
+    directory = RunDirectory(tmp_path / "cell")
+    directory.prepare(CONFIG)
+    with directory.hold():
+        directory.write_complete({}, files=())
+    (directory.path / "config.yaml").write_text(HOSTILE[what])
+    assert "config.yaml: not readable" in str(directory.damage)
+    assert not directory.is_complete
+    directory.prepare(CONFIG)
+    assert directory.read_config() == CONFIG
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.json", "weights.bin"])
+@pytest.mark.parametrize("become", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_any_more_is_damage_and_nothing_waits_for_it(tmp_path: Path, name: str, become):
+    directory = RunDirectory(tmp_path / "cell")
+    directory.prepare(CONFIG)
+    (directory.path / "weights.bin").write_bytes(b"weights")
+    with directory.hold():
+        directory.write_complete({}, files=("weights.bin",))
+    (directory.path / name).unlink()
+    become(directory.path / name)
+    assert "cell" in str(directory.damage)
+
+
+def test_a_directory_under_another_runs_name_is_damaged(tmp_path: Path):
+    directory = RunDirectory(tmp_path / "cell-00000000")
+    directory.prepare(CONFIG)
+    write_json(directory.path / PROVENANCE, {"key": CONFIG["run"]["key"]})
+    with directory.hold():
+        directory.write_complete({}, files=(PROVENANCE,))
+    assert directory.is_complete
+    moved = directory.path.rename(tmp_path / "cell-11111111")
+    assert "cell-11111111: holds another run ('00000000')" in str(RunDirectory(moved).damage)
+    with pytest.raises(ArtifactError, match=r"another run .*config\.yaml"):
+        RunDirectory(moved).read_config()
+    assert RunDirectory(moved.rename(tmp_path / "any name")).is_complete
+
+
+@pytest.mark.parametrize(
+    "below", [{"network": ["../../etc/x"]}, {"network": ["/etc/x"]}, {"network": 3}, 3, {"a": [4]}]
+)
+def test_a_run_stands_on_runs_beside_it_only(tmp_path: Path, below):
+    directory = RunDirectory(tmp_path / "cell")
+    directory.prepare({"run": {"key": "0" * 64, "below": below}})
+    with pytest.raises(ArtifactError, match=r"config\.yaml: not as this version"):
+        directory.read_config()
