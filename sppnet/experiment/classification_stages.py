@@ -84,7 +84,9 @@ def evaluate(take: Take) -> Outcome:
     """Test a trained network in the configuration's view."""
     from sppnet.experiment.trainer import run_trainer
     from sppnet.models.weights import save_tensors
+    from sppnet.store.feature_cache import FeatureCache
     from sppnet.tasks.evaluation import EvaluationTask
+    from sppnet.windows.image_batches import KeptTrunk
 
     data = _data(take)
     network = take.one_below("network")
@@ -92,6 +94,10 @@ def evaluate(take: Take) -> Outcome:
     require_classes(trained, data.classes, network)
     task = EvaluationTask(net=trained.net, view=make(take.conf.view))
     require_visible(trained.net, task.view)
+    # Networks that share a trunk share its maps; of ten crops of every image they would fill the disk.
+    is_one_image = len(task.view.short_sides) == 1 and (task.view.num_views == 1 or not task.view.is_square)
+    if trained.trains == "head" and is_one_image:
+        trained.net.backbone = KeptTrunk(trained.net, FeatureCache(Path(take.conf.paths.cache)))
     with run_trainer(take) as trainer:
         began = time.perf_counter()
         tested = trainer.test(task, dataloaders=data.view_loader(task.view), verbose=False)[0]

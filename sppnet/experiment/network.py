@@ -30,6 +30,7 @@ class TrainedNetwork(NamedTuple):
     net: "SppNet"  # in evaluation mode
     classes: list[str]
     metrics: dict[str, float]
+    trains: str  # "head" of one whose trunk was left as it was
 
 
 def build_net(conf: Conf, *, num_classes: int, init: "Init | None" = None) -> "SppNet":
@@ -114,7 +115,8 @@ def load_network(path: Path) -> TrainedNetwork:
         classes: list[str] = read_json(path / "classes.json")
         net = build_net(conf, num_classes=len(classes))
         load_weights(net, path / "model.safetensors")
-        return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"))
+        trains = RunDirectory(path).read_config().get("training", {}).get("trains", "all")
+        return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"), trains)
 
 
 def architecture(path: Path) -> Conf:

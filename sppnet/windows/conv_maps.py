@@ -47,6 +47,42 @@ def read_maps(file: Path) -> Float16[Tensor, "h w c"]:
     return maps
 
 
+def maps_as_file(maps: Float[Tensor, "c h w"], what: str, whose: str) -> bytes:
+    """What `read_maps` reads.
+
+    Args:
+        maps: Of one image.
+        what: What a message calls the image ...
+        whose: ... and the trunk.
+
+    Raises:
+        NonFiniteError: A map is NaN, infinite or beyond 16 bits.
+    """
+    return safetensors.torch.save({"maps": _rounded(maps, what, whose)})
+
+
+def entry_of_pixels(net: SppNet, cache: FeatureCache) -> Entry:
+    """The shards of a trunk's maps of images that are found by their normalised pixels."""
+    view = ExtractView(kind="full", short_side=1, crop=1, upright=True, max_pixels=1)  # is left out again
+    (identity,) = extractor_identities(net, [_MAPS], view).values()
+    return cache.entry(
+        {**identity, "view": "pixels", "dtype": "float16", "maps": _OWN_CODE},
+        source=net.backbone.name,
+        kind="maps of views",
+        dim=net.backbone.out_channels,
+        suffix=MAPS,
+    )
+
+
+def _rounded(maps: Float[Tensor, "c h w"], what: str, whose: str) -> Float16[Tensor, "h w c"]:
+    if not bool((maps.abs() <= _LARGEST).all()):  # false for NaN, too
+        raise NonFiniteError(
+            f"{what}: activations of {whose} are NaN, infinite or beyond {_LARGEST:.0f}; check the weights, "
+            f"the input mean and this image"
+        )
+    return maps.half().permute(1, 2, 0).contiguous()
+
+
 @final
 class ConvMaps:
     """Maps of image files.
@@ -221,12 +257,7 @@ class ConvMaps:
                 ) from error
             except MemoryError as error:
                 raise ResourceError(f"{path} at {scale} pixels: out of memory; drop that scale") from error
-        if not bool((maps.abs() <= _LARGEST).all()):  # false for NaN, too
-            raise NonFiniteError(
-                f"{path} at {scale} pixels: activations of {net.backbone.name} are NaN, infinite or beyond "
-                f"{_LARGEST:.0f}; check the weights, the input mean and this image"
-            )
-        return maps.half().permute(1, 2, 0).contiguous()
+        return _rounded(maps, f"{path} at {scale} pixels", net.backbone.name)
 
     def _images(self, path: Path) -> Images:
         if path not in self._known:

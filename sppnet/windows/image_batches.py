@@ -7,9 +7,11 @@ surroundings the image, where a cut-out region sees zeros. Colours are as they a
 Axes: n images, d numbers a vector, h w cells, c channels.
 """
 
+import functools
+import hashlib
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -28,13 +30,15 @@ from sppnet.data.sizes import BucketSizes, CyclicSizes
 from sppnet.data.transforms import Place
 from sppnet.errors import ConfigError
 from sppnet.models.sppnet import SppNet
+from sppnet.models.trunk import Backbone
 from sppnet.ops.boxes import flip_boxes
 from sppnet.ops.pyramid import num_bins
 from sppnet.ops.receptive_field import ReceptiveField
 from sppnet.ops.window_pooling import pool_windows
 from sppnet.ops.windows import map_cells, scale_windows
+from sppnet.store.entry import Images
 from sppnet.store.feature_cache import FeatureCache
-from sppnet.windows.conv_maps import ConvMaps, read_maps
+from sppnet.windows.conv_maps import ConvMaps, entry_of_pixels, maps_as_file, read_maps
 
 
 class PooledBatch(NamedTuple):
@@ -193,6 +197,53 @@ class _PooledDraws(Dataset[PooledBatch]):
     def __getitems__(self, draws: list[Draw]) -> PooledBatch:
         """The batch of these draws."""
         return self.data.batch(draws)
+
+
+@final
+class KeptTrunk(Backbone):
+    """A trunk whose maps of every image it has seen are kept, by pixels: networks that share it share them.
+
+    They are rounded to 16 bits, as those are that the head was trained on, and have no gradients.
+
+    Args:
+        net: Whose trunk; in evaluation mode.
+        cache: Where maps are kept.
+    """
+
+    def __init__(self, net: SppNet, cache: FeatureCache) -> None:
+        inner = net.backbone
+        super().__init__(
+            name=inner.name, trunk=inner, roles=inner.roles, mean=inner.mean, std=inner.std, own_init=True
+        )
+        self._inner = inner
+        self._entry = entry_of_pixels(net, cache)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The trunk's."""
+        return self._inner.layers
+
+    @functools.cached_property
+    def receptive_field(self) -> ReceptiveField:
+        """The trunk's."""
+        return self._inner.receptive_field
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h2 w2"]:
+        """Maps of normalised images, one by one: none depends on those beside it."""
+        return torch.stack([self._maps_of(image) for image in images]).to(images.device)
+
+    def _maps_of(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "c h2 w2"]:
+        pixels = image.contiguous().cpu().numpy()
+        digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+
+        def written() -> bytes:
+            maps = self.trunk(image[None].contiguous(memory_format=torch.channels_last))[0].cpu()
+            return maps_as_file(maps, f"a test image of {pixels.shape[1:]} pixels", self.name)
+
+        return read_maps(self._entry.get(Images((), digest), written)).float().permute(2, 0, 1)
+
+    def _outputs(self, images: Tensor, modules: Set[str]) -> dict[str, Tensor]:
+        return self._inner._outputs(images, modules)
 
 
 def _field_of(net: SppNet) -> ReceptiveField:

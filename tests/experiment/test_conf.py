@@ -21,7 +21,7 @@ from sppnet.experiment.plan import Planner, built_on
 EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
 # A table for real weights names its preset itself; every other is run in these.
 PRESETS = ["mini", pytest.param("paper", marks=pytest.mark.slow)]
-OWN_PRESET = {"table6_squeezenet", "table7_squeezenet", "table9_squeezenet"}
+OWN_PRESET = {"heads", "heads_rates", "table6_squeezenet", "table7_squeezenet", "table9_squeezenet"}
 # What the command line gives: folders, and a file of weights that nobody opens here.
 GIVEN = ("data.root=.", "paths.data=.", "paths.det=.", "paths.cls=.", "paths.weights=x")
 # Given by the code that puts the parts together, not by YAML.

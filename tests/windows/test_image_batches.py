@@ -13,7 +13,7 @@ from sppnet.data.transforms import ColourNoise
 from sppnet.errors import ConfigError
 from sppnet.models.backbones import TorchvisionBackbone
 from sppnet.models.normalise import InputNorm
-from sppnet.windows.image_batches import PooledDataModule
+from sppnet.windows.image_batches import KeptTrunk, PooledDataModule
 
 ONE_SIZE = CyclicSizes([16])
 
@@ -142,3 +142,17 @@ def test_a_trunk_whose_geometry_cannot_be_derived_is_cut_into_cells_of_its_strid
     assert batch.inputs.shape == (4, backbone.out_channels)
     assert backbone.stride == 8
     assert batch.inputs.isfinite().all()
+
+
+def test_a_kept_trunk_computes_an_image_once_and_says_what_the_trunk_says(make_net, cache):
+    net, images = make_net().eval(), torch.randint(0, 256, (3, 3, 16, 20)).float()
+    with torch.no_grad():
+        exact = net.maps(images)
+        net.backbone = KeptTrunk(net, cache)
+        for view in (images, images.flip(0), images[1:2]):
+            net.maps(view)
+        assert cache.counts.computed == 3
+        torch.testing.assert_close(net.maps(images), exact, rtol=2**-10, atol=1e-5)
+        net.maps(images.flip(3))  # mirrored
+    assert cache.counts.computed == 6
+    assert net.backbone.receptive_field == make_net().backbone.receptive_field
