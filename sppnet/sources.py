@@ -56,10 +56,8 @@ def code_of(entries: Iterable[str], *, package: Path = _PACKAGE) -> dict[str, st
         file = _file_of(module_name, package)
         if file is None:
             continue
-        module = _parsed(module_name, file)
-        nodes = _used_by(module, definition) if definition else module.tree.body
         found[entry] = _digest_now(entry, package) or ""
-        for home, name in _imported(module, nodes, only=_names_in(nodes) if definition else None):
+        for home, name in _imports_of(_parsed(module_name, file), definition):
             if _top(home) not in tops:
                 continue
             part = f"{home}.{name}" if name else home
@@ -94,8 +92,7 @@ def _digest_now(entry: str, package: Path) -> str | None:
     if not definition:
         stat = file.stat()
         return _file_digest(file, stat.st_size, stat.st_mtime_ns)
-    module = _parsed(module_name, file)
-    return _digest(module, _used_by(module, definition))
+    return _digest(_parsed(module_name, file), definition)
 
 
 @functools.cache
@@ -140,6 +137,7 @@ def _parse(name: str, file: Path, _size: int, _changed: int) -> _Module:
     return _Module(name, text, ast.parse(text), file.name == "__init__.py")
 
 
+@functools.cache
 def _used_by(module: _Module, definition: str) -> list[ast.stmt]:
     """The statements of a module that one of its definitions needs, in their order."""
     homes: dict[str, ast.stmt] = {}
@@ -177,17 +175,27 @@ def _names_bound(node: ast.stmt) -> Iterator[str]:
         )
 
 
-def _digest(module: _Module, nodes: Iterable[ast.stmt]) -> str:
-    """SHA-256 of some statements of a module, as they are written."""
+@functools.cache
+def _digest(module: _Module, definition: str) -> str:
+    """SHA-256 of the statements of a module that one of its definitions needs, as they are written."""
     lines = module.text.splitlines()
     parts = []
-    for node in nodes:
+    for node in _used_by(module, definition):
         if isinstance(node, ast.Import | ast.ImportFrom):  # what is imported counts itself
             continue
         decorators = getattr(node, "decorator_list", [])
         first = min(part.lineno for part in (node, *decorators))
         parts.append("\n".join(lines[first - 1 : node.end_lineno]))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _imports_of(module: _Module, definition: str) -> tuple[tuple[str, str], ...]:
+    """What a module imports, or one of its definitions."""
+    if not definition:
+        return tuple(_imported(module, module.tree.body, only=None))
+    nodes = _used_by(module, definition)
+    return tuple(_imported(module, nodes, only=_names_in(nodes)))
 
 
 def _imported(

@@ -5,12 +5,16 @@ import copy
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from commands import Command
-from omegaconf import OmegaConf
+from hydra._internal import config_loader_impl
+from hydra._internal.config_repository import IConfigRepository
+from omegaconf import DictConfig
 
 os.environ.setdefault("WANDB_MODE", "offline")
 
@@ -70,7 +74,9 @@ def _numbers_of_its_own() -> None:
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shapes")
+    """Generated images; all processes of the tests draw into one folder."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shapes"
 
 
 @pytest.fixture
@@ -103,21 +109,44 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 command.kill_group()
 
 
-def remember_yaml(load: Callable[..., object]) -> Callable[..., object]:
-    """Parse a file once, until it changes: Hydra reads some 40 whenever it composes a configuration."""
-    known: dict[tuple[str, int, int], object] = {}
-
-    def load_once(file):
-        path = getattr(file, "name", file)
-        if not Path(path).is_file():  # a file inside a package, called by its name in it
-            return load(file)
-        state = Path(path).stat()
-        key = (str(path), state.st_mtime_ns, state.st_size)
-        if key not in known:
-            known[key] = load(file)
-        return copy.deepcopy(known[key])
-
-    return load_once
+def state_of(repo: IConfigRepository) -> tuple[object, ...]:
+    """The files below Hydra's search path as they are now."""
+    folders = [source.path for source in repo.get_sources()]
+    files = [
+        file for folder in folders if Path(folder).is_absolute() for file in Path(folder).rglob("*.yaml")
+    ]
+    states = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(files)]
+    return (*folders, *states)
 
 
-OmegaConf.load = staticmethod(remember_yaml(OmegaConf.load))  # type: ignore[method-assign]
+def remember_composing() -> None:
+    """Merge the files of one choice of options once: most tests choose what another one has chosen.
+
+    What a command line sets beside options is put into a copy, by Hydra as ever; mistakes are not remembered.
+    """
+    loader = config_loader_impl.ConfigLoaderImpl
+    list_defaults = config_loader_impl.create_defaults_list
+    merge = loader._compose_config_from_defaults_list
+    listed: dict[tuple[object, ...], Any] = {}
+    merged: dict[int, DictConfig] = {}
+
+    def list_once(repo, config_name, overrides_list, **how):
+        options, values = [], []
+        for one in overrides_list:
+            is_option = repo.group_exists(one.key_or_group) and not isinstance(one.value(), dict)
+            (options if one.is_sweep_override() or is_option else values).append(one)
+        key = (state_of(repo), config_name, *(one.input_line for one in options), *how.values())
+        if key not in listed:
+            listed[key] = list_defaults(repo, config_name, options, **how)
+        return replace(listed[key], config_overrides=values)
+
+    def merge_once(self, defaults, repo):
+        if id(defaults) not in merged:  # the lists are kept above
+            merged[id(defaults)] = merge(self, defaults, repo)
+        return copy.deepcopy(merged[id(defaults)])
+
+    config_loader_impl.create_defaults_list = list_once
+    loader._compose_config_from_defaults_list = merge_once  # type: ignore[method-assign]
+
+
+remember_composing()

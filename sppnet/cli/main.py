@@ -147,7 +147,7 @@ def _completed(arguments: Sequence[str]) -> list[str]:
 
 
 def _help(arguments: Sequence[str]) -> str:
-    from sppnet.experiment.compose import user_folders
+    from sppnet.experiment.guarded_hydra import user_folders
 
     given = [Path(one) for option, one in itertools.pairwise(arguments) if option in ("--config-dir", "-cd")]
     found: dict[str, set[str]] = {}

@@ -1,5 +1,6 @@
 """Everything that is not a verb is a Hydra command line: compose it, and explain what is wrong with it."""
 
+import functools
 import logging
 import os
 import re
@@ -10,77 +11,25 @@ from pathlib import Path
 from typing import Any, Final
 
 import hydra
-import hydra._internal.hydra
 import yaml
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from omegaconf.resolvers.oc import env
 
 from sppnet.errors import ConfigError
 from sppnet.experiment.command_line import (
-    at_home,
     did_you_mean,
     in_quotes,
     quoted,
     read_command_line,
     with_homes,
 )
+from sppnet.experiment.guarded_hydra import register
 from sppnet.experiment.installation import conf_dir, remember_command
 from sppnet.experiment.making import allow, require_allowed
-from sppnet.experiment.schema import Conf, for_hydra
 
-# Parts of keys: of paths, which stages look at on the machine where they run, and of a dashboard's on or off.
-_FROM_ENVIRONMENT: Final = frozenset(
-    {"paths", "root", "path", "file", "files", "folder", "weights", "mode", "hydra"}
-)
-_PLUGINS: Final = ("hydra_plugins.", "hydra._internal.core_plugins.")
 _GLOBAL: Final = ("experiment", "setting", "preset", "local")  # groups whose files set keys of the root
 _EXTRAS: Final = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
-
-
-class UserConf(SearchPathPlugin):
-    """Adds the user's own configuration folders behind ours: $SPPNET_CONF and ~/.config/sppnet."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Called by Hydra when it starts."""
-        for folder in user_folders():
-            search_path.append("sppnet-user", f"file://{folder}")
-
-
-def user_folders() -> list[Path]:
-    """Where the user's own files are, apart from --config-dir; what cannot be looked into is not there."""
-    places = [at_home(place) for place in (os.environ.get("SPPNET_CONF"), "~/.config/sppnet") if place]
-    return [Path(place).absolute() for place in places if os.path.isdir(place)]  # noqa: PTH112 - which never raises
-
-
-class GuardedHydra(hydra._internal.hydra.Hydra):
-    """Hydra, which looks at a configuration before it acts on it.
-
-    Hydra itself makes what callbacks, launchers, sweepers and logging name, as soon as it has composed.
-    """
-
-    def compose_config(self, *arguments: Any, **named: Any) -> DictConfig:
-        """Called by Hydra.
-
-        Raises:
-            ConfigError: It names what may not run.
-        """
-        config = super().compose_config(*arguments, **{**named, "with_log_configuration": False})
-        for name in ("hydra_logging", "job_logging"):
-            if OmegaConf.select(config, f"hydra.{name}.root") is not None:
-                raise ConfigError(f"hydra/{name}: runs write run.log themselves; leave it at none")
-        for name in ("callbacks", "launcher", "sweeper"):
-            node = config.hydra[name]
-            part: Any = {} if node is None else OmegaConf.to_container(node, resolve=True)
-            if name != "callbacks" and str(part.get("_target_")).startswith(_PLUGINS):
-                del part["_target_"]  # Hydra sees to it that it is an installed plugin
-            require_allowed(part, f"hydra.{name}")
-        return config
 
 
 def run_experiment(arguments: Sequence[str]) -> None:
@@ -95,7 +44,7 @@ def run_experiment(arguments: Sequence[str]) -> None:
     if line.shows:
         logging.getLogger("hydra").setLevel(logging.INFO)  # where --info says what it was asked
         options = [option for option in line.options if option not in ("-m", "--multirun")]
-    else:  # said, so that Hydra need not compose to find out, and take a mistake for something else
+    else:  # every command is one
         options = [*line.options, "--multirun"]
     register()
     remember_command(arguments)
@@ -107,14 +56,6 @@ def run_experiment(arguments: Sequence[str]) -> None:
         raise ConfigError(explain(error)) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}") from error
-
-
-def register() -> None:
-    """Make the schema, the user's folders and what is looked at known to Hydra."""
-    ConfigStore.instance().store(name="schema", node=for_hydra(Conf))
-    hydra._internal.hydra.Hydra = GuardedHydra  # type: ignore[misc]
-    OmegaConf.register_new_resolver("oc.env", _from_environment, replace=True)
-    Plugins.instance().register(UserConf)
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -131,21 +72,6 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(explain(error)) from error
     allow(OmegaConf.to_container(config))
     return config
-
-
-def _from_environment(name: str, *default: Any, _node_: Node) -> Any:
-    """Hydra's `oc.env`, for paths only: other values are written into files, tables, logs and dashboards.
-
-    Raises:
-        ConfigError: Another key asks for it.
-    """
-    key = _node_._get_full_key(None)
-    if _FROM_ENVIRONMENT.isdisjoint(re.split(r"[.\[]", key)):
-        raise ConfigError(
-            f"takes its value from the environment variable {name}, which would be written into files and "
-            f"dashboards; only paths may (paths.data, data.root, ...): give the value itself"
-        )
-    return env(name, *default)
 
 
 def allowed(plain: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +91,7 @@ def plain_of(config: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: A value is missing.
     """
-    return _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), "")
+    return _plain(config, "")
 
 
 def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
@@ -184,10 +110,16 @@ def plain_part(config: DictConfig, key: str) -> dict[str, Any]:
 
 def _plain(node: DictConfig, key: str) -> dict[str, Any]:
     try:
-        plain = OmegaConf.to_container(node, resolve=True, enum_to_str=True, throw_on_missing=True)
+        plain = {str(name): _contained(one) for name, one in node.items() if name != "hydra"}
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     return dict(with_homes(plain, key))
+
+
+def _contained(value: object) -> object:
+    if not isinstance(value, DictConfig | ListConfig):
+        return value
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
 
 
 def _run_job(config: DictConfig) -> None:
@@ -243,6 +175,7 @@ def _unreadable(override: str, reason: str) -> str:
     )
 
 
+@functools.cache
 def known_keys() -> list[str]:
     """Every key of the default configuration that may be set, and every group, for suggestions."""
     keys = [path.name for path in conf_dir().iterdir() if path.is_dir()]

@@ -99,8 +99,25 @@ class Planner:
         run.cell = cell
         return run
 
+    def composed(self, overrides: Sequence[str]) -> DictConfig:
+        """Compose a configuration; those that differ in the repeated key only are composed once.
+
+        Composing takes a tenth of a second, and a table of ten splits has hundreds of cells. What
+        refers to the key is resolved later, so that it follows.
+        """
+        equals = f"{self.repeats}="
+        shared = tuple(override for override in overrides if not override.startswith(equals))
+        if shared not in self._composed:
+            self._composed[shared] = self.compose(shared)
+        config = self._composed[shared]
+        for override in overrides:
+            if override.startswith(equals):
+                config = copy.deepcopy(config)
+                OmegaConf.update(config, self.repeats, int(override.removeprefix(equals)))
+        return config
+
     def _read(self, overrides: list[str]) -> _Composed:
-        composed = self._repeated(overrides)
+        composed = self.composed(overrides)
         plain = allowed(plain_of(composed))
         # Where `auto` leads is what counts.
         plain["trainer"]["accelerator"] = device_of(plain["trainer"]["accelerator"])
@@ -109,22 +126,6 @@ class Planner:
         choices = OmegaConf.to_container(composed.hydra.runtime.choices)
         assert isinstance(choices, dict)
         return _Composed(conf, plain, {str(key): str(value) for key, value in choices.items()}, overrides)
-
-    def _repeated(self, overrides: list[str]) -> DictConfig:
-        """Compose a configuration; cells that differ in the repeated key only are composed once.
-
-        Composing takes a sixth of a second, and a table of ten splits has hundreds of cells. What
-        refers to the key is resolved later, so that it follows.
-        """
-        equals = f"{self.repeats}="
-        shared = tuple(override for override in overrides if not override.startswith(equals))
-        if shared not in self._composed:
-            self._composed[shared] = self.compose(shared)
-        config = copy.deepcopy(self._composed[shared])
-        for override in overrides:
-            if override.startswith(equals):
-                OmegaConf.update(config, self.repeats, int(override.removeprefix(equals)))
-        return config
 
     def _run(
         self, composed: _Composed, need: Need, *, scale: int = 0, name: str = "", label: str = ""

@@ -68,7 +68,7 @@ def sweep(
     made = layout.cells(laid, default_repeat=base[laid.repeats])
     cells = _all_of(laid, made, lambda number: planner.cell(made[number], labels=conf.table.labels))
     check_all_differ(cells)
-    group = _group(plain_of(compose(laid.fixed)), laid, contents, cells[0].plan.stage)
+    group = _group(plain_of(planner.composed(laid.fixed)), laid, contents, cells[0].plan.stage)
     pending = _pending(cells, reruns_stale=conf.stale == "rerun" and not conf.plan)
     if pending:
         from sppnet.experiment.network import check_geometry  # imports torch to check, so not before

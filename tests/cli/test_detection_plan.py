@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from scipy.io import savemat
 
 from sppnet.errors import ConfigError, DataError
-from sppnet.experiment.compose import plain_of, register
+from sppnet.experiment.compose import plain_of
 from sppnet.experiment.contents import Contents
+from sppnet.experiment.guarded_hydra import register
 from sppnet.experiment.installation import conf_dir
 from sppnet.experiment.layout import Cell
 from sppnet.experiment.plan import Planner, built_on

@@ -195,7 +195,8 @@ def check_of(*overrides: str) -> None:
     from hydra import compose, initialize_config_dir
 
     from sppnet.experiment.checks import check
-    from sppnet.experiment.compose import allowed, plain_of, register
+    from sppnet.experiment.compose import allowed, plain_of
+    from sppnet.experiment.guarded_hydra import register
     from sppnet.experiment.installation import conf_dir
     from sppnet.experiment.reading import read_conf
 

@@ -169,7 +169,7 @@ def interrupt_when(process: Command, condition, number: int) -> int:
     return process.wait(timeout=60)
 
 
-LONGER = (*TABLE[:3], "training.epochs=15")
+LONGER = (*TABLE[:3], "training.epochs=8")
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from sppnet.experiment import layout
-from sppnet.experiment.compose import register
 from sppnet.experiment.contents import Contents
+from sppnet.experiment.guarded_hydra import register
 from sppnet.experiment.installation import conf_dir
 from sppnet.experiment.layout import Cell, column_ids, lay_out, row_ids
 from sppnet.experiment.plan import Planner, built_on

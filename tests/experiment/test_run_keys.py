@@ -10,8 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from sppnet.experiment.compose import plain_of, register
+from sppnet.experiment.compose import plain_of
 from sppnet.experiment.contents import Contents
+from sppnet.experiment.guarded_hydra import register
 from sppnet.experiment.installation import conf_dir
 from sppnet.experiment.layout import Cell
 from sppnet.experiment.plan import PlannedRun, Planner, built_on
