@@ -53,6 +53,13 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Raises:
         ResourceError: The disk is full or the directory cannot be written; `path` is as it was.
     """
+    if path.is_char_device():  # /dev/stdout, /dev/null: never to be replaced by a file
+        try:
+            with path.open("wb") as stream:
+                write(stream)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        return
     with _temporary_beside(path, write) as temporary:
         temporary.replace(path)
 
@@ -209,6 +216,19 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sealed_body(file: Path) -> str:
+    """A text file without its last line, which vouches for the rest: `sha256: ` and its SHA-256.
+
+    Raises:
+        OSError: What `regular` raises.
+        ValueError: It is not what was sealed.
+    """
+    body, _, seal = regular(file).read_text(encoding="utf-8").rpartition(f"{_SEAL}: ")
+    if hashlib.sha256(body.encode()).hexdigest() != seal.strip():
+        raise ValueError("it is not what its last line vouches for")
+    return body
+
+
 def damage_behind(marker: Path) -> str | None:
     """What is not as a completion marker vouches for, in words; None if all of it is.
 
@@ -220,7 +240,9 @@ def damage_behind(marker: Path) -> str | None:
         if "metrics.json" not in files:
             return f"{marker}: does not vouch for metrics.json"
         for name, entry in files.items():
-            path = marker.with_name(name)
+            path = marker.parent / name
+            if ".." in Path(name).parts or not path.is_relative_to(marker.parent):
+                raise ValueError(f"it vouches for {name!r}, which is not in its directory")
             now = regular(path).stat()
             digest = _known_digest(path, now.st_ino, now.st_size, now.st_mtime_ns)
             if (now.st_size, digest) != (entry["bytes"], entry["sha256"]):
@@ -229,11 +251,20 @@ def damage_behind(marker: Path) -> str | None:
                     f"vouches for"
                 )
         if _PROVENANCE in files:
-            return foreign(marker.parent, read_json(marker.with_name(_PROVENANCE)).get("key"))
+            key = read_json(marker.with_name(_PROVENANCE)).get("key")
+            return _damage_of(marker.with_name("config.yaml")) or foreign(marker.parent, key)
     except FileNotFoundError as error:
         return f"{error.filename}: gone, but its COMPLETE marker vouches for it"
     except (ArtifactError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         return f"{marker}: not readable ({type(error).__name__}: {' '.join(str(error).split())})"
+    return None
+
+
+def _damage_of(config: Path) -> str | None:
+    try:
+        sealed_body(config)
+    except ValueError as error:
+        return f"{config}: not readable ({error})"
     return None
 
 

@@ -50,13 +50,16 @@ TINY = (
 KEPT = ("detectors", "swept", "undisturbed")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist names the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the tests of a fixture that keeps what it made into one process (--dist loadgroup)."""
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Bring the tests of a fixture that keeps what it made into one process (--dist loadgroup).
+
+    xdist reads the group off the end of a test's id; what it writes there itself, pytest 9.2 does not see.
+    """
     for item in items:
         for name in KEPT:
-            if name in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(name))
+            if config.getoption("loadgroup", False) and name in getattr(item, "fixturenames", ()):
+                item._id = type(item._id).parse(f"{item.nodeid}@{name}")  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ from typing import Final
 from sppnet.errors import ConfigError, ResourceError, SppnetError
 from sppnet.experiment.installation import conf_dir
 from sppnet.run.interrupts import Interrupted
+from sppnet.tables.escape import CleanFormatter, clean_lines
 
 VERBS: Final = {
     "report": "print a table: ours, the paper's, the difference, and its claims checked",
@@ -75,7 +76,9 @@ def _open_streams() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code, with errors told in one line on stderr."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(CleanFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("hydra").setLevel(logging.WARNING)  # the sweep says itself what it starts
     try:
         return _dispatch(arguments)
@@ -98,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # where standard error is full or gone, the exit code has to do
-        print(f"sppnet: {text}", file=sys.stderr)
+        print(f"sppnet: {clean_lines(text)}", file=sys.stderr)
 
 
 def _fail(error: OSError) -> int:
@@ -137,7 +140,7 @@ def _completed(arguments: Sequence[str]) -> list[str]:
     """Verbs for a shell that completes the first word; what is swept is left out of what Hydra completes."""
     if not ({"--shell-completion", "-sc"} & {*arguments} and any(word[:6] == "query=" for word in arguments)):
         return []
-    program, *words = os.environ.get("COMP_LINE", "").split(" ")
+    program, *words = os.environ.get("COMP_LINE", "sppnet ").split(" ")
     if words and words[0] in VERBS and len(words) > 1:
         return [""]
     os.environ["COMP_LINE"] = " ".join(

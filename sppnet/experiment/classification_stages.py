@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sppnet.experiment.installation import require_shared_memory
 from sppnet.experiment.making import make
 from sppnet.experiment.network import (
     begin_network,
@@ -142,6 +143,8 @@ def _data(take: Take, **later: Any) -> "ImageDataModule":
     take.progress("reading images")
     seed_everything(take.conf.seed, verbose=False)
     data: ImageDataModule = make(take.conf.data, **later)
+    # Two batches of RGB bytes wait in each process.
+    require_shared_memory(data.workers * 2 * data.batch_size * 3 * data.short_side**2, data.workers)
     data.prepare_data()
     data.setup("fit")
     return data

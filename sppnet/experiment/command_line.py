@@ -30,6 +30,7 @@ OPTIONS: Final[Mapping[str, tuple[str, ...] | None]] = {
 }
 _SHOWING: Final = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
 _HYDRAS: Final = ("hydra/launcher", "hydra.launcher", "hydra.searchpath", "hydra.job.env_set")
+_COMPLETION: Final = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _LISTS: Final = ("paths", "files")
 _FUNCTION: Final = re.compile(r"(choice|range|glob|shuffle|sort|str)\(")
 _PART: Final = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]+?)\s*(?:,|$)""")
@@ -68,7 +69,7 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
             raise ConfigError(f"{word}: a value is missing behind it")
         if known is None or (words and words[0] in known):
             options.append(words.pop(0))
-        elif known is _CFG:
+        elif known is _CFG or (known and words and re.fullmatch(r"[\w-]+", words[0])):
             raise ConfigError(f"{word}: say what to show behind it: {', '.join(known)}")
     line = CommandLine(options, overrides, [option for option in options if option in _SHOWING])
     _check(line)
@@ -93,6 +94,13 @@ def _check(line: CommandLine) -> None:
         raise ConfigError(f"{' and '.join(line.shows)}: one at a time")
     if "--resolve" in line.options and line.value_of("--cfg", "-c") not in ("job", "all"):
         raise ConfigError("--resolve goes with --cfg job or --cfg all: Hydra's own part refers to the rest")
+    if {"--package", "-p"} & set(line.options) and not line.value_of("--cfg", "-c"):
+        raise ConfigError("--package goes with --cfg: it says which part to show")
+    completes = {"--shell-completion", "-sc"} & set(line.options)
+    if completes and not _COMPLETION.fullmatch(" ".join(line.overrides)):
+        raise ConfigError(
+            "--shell-completion: install=SHELL or uninstall=SHELL goes with it, of bash, zsh and fish"
+        )
     for override in line.overrides:
         key = override.lstrip("+~").partition("=")[0]
         if re.match(r"hydra[./]", key) and not key.startswith(_HYDRAS):

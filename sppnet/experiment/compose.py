@@ -1,11 +1,11 @@
 """Everything that is not a verb is a Hydra command line: compose it, and explain what is wrong with it."""
 
 import functools
-import logging
 import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +42,6 @@ def run_experiment(arguments: Sequence[str]) -> None:
     """
     line = read_command_line(arguments)
     if line.shows:
-        logging.getLogger("hydra").setLevel(logging.INFO)  # where --info says what it was asked
         options = [option for option in line.options if option not in ("-m", "--multirun")]
     else:  # every command is one
         options = [*line.options, "--multirun"]
@@ -51,10 +50,14 @@ def run_experiment(arguments: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     sys.argv = ["sppnet", *options, *(quoted(override) for override in line.overrides)]
     try:
-        _application()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*provider=hydra.searchpath")  # a folder that is not there
+            _application()
+    except UserWarning as error:
+        raise ConfigError(f"hydra.searchpath: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}") from error
 
 
@@ -183,7 +186,7 @@ def known_keys() -> list[str]:
         if file.parent.name not in ("experiment", "setting"):  # which set what stands elsewhere
             packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
             keys += _paths(OmegaConf.load(file), "" if packaged else f"{file.parent.name}.")
-    return sorted(set(keys))
+    return sorted({key for key in keys if not key.startswith("hydra")})
 
 
 def _paths(node: object, prefix: str) -> Iterator[str]:
@@ -207,6 +210,8 @@ def _unknown_option(name: str, text: str) -> str:
     if options:
         suggestion = did_you_mean(choice, options)
         return f"{group}={choice}: no such {group}{suggestion}; there are {', '.join(options)}"
+    if name.startswith("hydra.launcher"):
+        return f"{name}: the launcher that is chosen has no such key; choose one with hydra/launcher=..."
     known = known_keys()
     if name in known and isinstance(
         OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), name), DictConfig

@@ -58,12 +58,13 @@ def find(take: Take) -> Outcome:
             take.progress("detecting", start + len(some), len(images), "images")
         save_part(pack(some), file)
         found += some
+    judged, files = _judged(take, found_images, images, found)
     metrics = {
         **{name: value for name, value in trained.metrics.items() if name != "train/seconds"},
-        **_judged(take, found_images, images, found),
+        **judged,
         "detect/seconds": round(time.perf_counter() - began, 3),
     }
-    return Outcome(metrics, (_DETECTIONS,))
+    return Outcome(metrics, files)
 
 
 def combine(take: Take) -> Outcome:
@@ -81,8 +82,8 @@ def combine(take: Take) -> Outcome:
     num_classes = len(found_images.classes)
     found = [detector.combine(one, num_classes, suppression) for one in zip(*members, strict=True)]
     images = [DetectionImage(image, torch.empty(0, 4)) for image in found_images.images]
-    metrics = {**_judged(take, found_images, images, found), "ensemble/num_members": len(members)}
-    return Outcome(metrics, (_DETECTIONS,))
+    judged, files = _judged(take, found_images, images, found)
+    return Outcome({**judged, "ensemble/num_members": len(members)}, files)
 
 
 def measure_seconds(take: Take) -> Outcome:
@@ -149,8 +150,8 @@ def _judged(
     annotated_images: "AnnotatedImages",
     images: "Sequence[DetectionImage]",
     found: "Sequence[Detections]",
-) -> dict[str, float]:
-    """Write what was found, here and as the devkit's files; return its average precision."""
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Write what was found, here and as the devkit's files; return its average precision, and the files."""
     from sppnet.metrics.average_precision import mean_ap
     from sppnet.metrics.voc_results import write_results
     from sppnet.models.weights import save_tensors
@@ -158,7 +159,7 @@ def _judged(
 
     classes = annotated_images.classes
     save_tensors(pack(found), take.path / _DETECTIONS)
-    write_results(
+    results = write_results(
         take.path / _RESULTS,
         image_set="test",
         image_ids=[image.image.image_id for image in images],
@@ -172,7 +173,8 @@ def _judged(
         name = (take.conf.target or {})["name"]
         raise DataError(f"{name}: no object in the test images that counts")
     known = {name: float(value) for name, value in zip(classes, of_class, strict=True)}
-    return {
+    files = (_DETECTIONS, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
+    metrics = {
         "test/map": mean.value,
         **{f"test/ap/{name}": value for name, value in known.items() if not math.isnan(value)},
         "test/num_images": len(images),
@@ -180,6 +182,7 @@ def _judged(
         "test/num_classes": mean.num_counted,
         "test/all_classes": mean.num_classes,
     }
+    return metrics, files
 
 
 def _draw_sheet(

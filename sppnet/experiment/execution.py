@@ -23,6 +23,7 @@ from sppnet.experiment.take import RunPlan, Take
 from sppnet.run.directory import PROGRESS, PROVENANCE, RunDirectory
 from sppnet.run.interrupts import Interrupted, Interruption
 from sppnet.sources import code_of, module_of
+from sppnet.tables.escape import CleanFormatter
 
 if TYPE_CHECKING:  # import torch and Lightning
     from sppnet.run.progress import Report
@@ -190,7 +191,7 @@ def _log_to(directory: RunDirectory) -> Iterator[None]:
     """Send the log to the run's own file as well, with the traceback when the block raises."""
     stream = directory.open_log()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(CleanFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)

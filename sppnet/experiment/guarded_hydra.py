@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.resolvers.oc import env
 
@@ -81,6 +83,40 @@ class GuardedHydra(hydra._internal.hydra.Hydra):
     def get_mode(self, *_arguments: Any, **_named: Any) -> None:
         """Called by Hydra, which would compose all of it to find out that every command is a sweep."""
 
+    def show_info(
+        self, info: str, config_name: str | None, overrides: list[str], run_mode: RunMode = RunMode.RUN
+    ) -> None:
+        """Called by Hydra, which gives it to its log: here once, and to standard output."""
+        root = logging.getLogger()
+        handlers, level = root.handlers, root.level
+        root.handlers = []
+        logging.getLogger("hydra").setLevel(logging.DEBUG)
+        try:
+            super().show_info(info, config_name, overrides, run_mode)
+        finally:
+            root.handlers, root.level = handlers, level
+
+    def show_cfg(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        cfg_type: str,
+        package: str | None,
+        resolve: bool = False,
+    ) -> None:
+        """Called by Hydra.
+
+        Raises:
+            ConfigError: There is no such part, for which Hydra would exit.
+        """
+        if package not in (None, "_global_"):
+            config = self.compose_config(config_name, overrides, RunMode.RUN)
+            if OmegaConf.select(config, package) is None:
+                raise ConfigError(
+                    f"--package {package}: no such key, or null; sppnet --cfg job shows all keys"
+                )
+        super().show_cfg(config_name, overrides, cfg_type, package, resolve)
+
     def compose_config(self, *arguments: Any, **named: Any) -> DictConfig:
         """Called by Hydra.
 
@@ -88,11 +124,15 @@ class GuardedHydra(hydra._internal.hydra.Hydra):
             ConfigError: It names what may not run.
         """
         config = super().compose_config(*arguments, **{**named, "with_log_configuration": False})
+        if named.get("config_name", "config") is None:  # --hydra-help: Hydra's own part, shown and not made
+            return config
         for name in ("hydra_logging", "job_logging"):
             if OmegaConf.select(config, f"hydra.{name}.root") is not None:
                 raise ConfigError(f"hydra/{name}: runs write run.log themselves; leave it at none")
         for name in ("callbacks", "launcher", "sweeper"):
             node = config.hydra[name]
+            if name != "callbacks" and not isinstance(node, DictConfig):
+                raise ConfigError(f"hydra.{name}={node}: choose one by its name, hydra/{name}=NAME")
             part: Any = {} if node is None else OmegaConf.to_container(node, resolve=True)
             if name != "callbacks" and str(part.get("_target_")).startswith(_PLUGINS):
                 del part["_target_"]  # Hydra sees to it that it is an installed plugin

@@ -14,13 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, ResourceError
 
 _PACKAGES: Final = (
     *("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "numba", "pillow"),
     *("opencv-contrib-python-headless", "safetensors", "torchmetrics"),
 )
 _MOST_JOBS: Final = 8
+_SHARED: Final = Path("/dev/shm")
 _command: Final[list[str]] = []  # of this process
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -55,6 +56,23 @@ def require_device(accelerator: str) -> None:
         raise ConfigError(
             f"trainer.accelerator={accelerator}: torch finds no such device here, but {_fastest_device()}; "
             f"choose trainer=cpu or trainer=auto"
+        )
+
+
+def require_shared_memory(num_bytes: int, workers: int) -> None:
+    """Refuse loaders whose batches do not fit into the memory that processes share: they would stand still.
+
+    Raises:
+        ResourceError: Says what is there, and what is needed.
+    """
+    if not _SHARED.is_dir():
+        return
+    free = os.statvfs(_SHARED).f_bavail * os.statvfs(_SHARED).f_frsize
+    if free < num_bytes:
+        raise ResourceError(
+            f"{_SHARED}: {free / 1e6:.1f} MB are free, and the batches of data_loading.workers={workers} "
+            f"take {num_bytes / 1e6:.1f}; lower data_loading.workers (0 needs none) or training.batch_size, "
+            f"or give more (docker run --shm-size=...)"
         )
 
 

@@ -39,7 +39,7 @@ class Layout(NamedTuple):
 
     def name(self, axis: str, value: str) -> str:
         """What a value is called in a table: 5 training images a class are `per_class=5`."""
-        value = plain_value(value)
+        value = plain_value(value).replace("$\\{", "${").replace("\\}", "}")  # as Hydra hands ${KEY} on
         speaks_for_itself = axis in self.declared or value[:1].isalpha()
         return value if speaks_for_itself else f"{axis.rpartition('.')[2]}={value}"
 
@@ -84,6 +84,10 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str], loader: ConfigLo
                     f"{override.input_line}: only lists of values can be swept, e.g. seed=0,1,2"
                 )
             axes[key] = list(override.sweep_string_iterator())
+            if not axes[key]:
+                raise ConfigError(
+                    f"{override.input_line}: no value fits; sppnet --help lists options of groups"
+                )
         elif key in axes and not override.is_delete():
             axes[key] = [override.get_value_element_as_str()]
         else:

@@ -248,8 +248,13 @@ def check_all_differ(cells: Sequence[PlannedRun]) -> None:
     first: dict[str, PlannedRun] = {}
     for cell in cells:
         if cell.plan.key in first:
+            other = first[cell.plan.key].plan.label
+            if other == cell.plan.label:
+                raise ConfigError(
+                    f"the cell {other} is asked for twice: a value of the sweep stands there twice"
+                )
             raise ConfigError(
-                f"the cells {first[cell.plan.key].plan.label} and {cell.plan.label} have the same "
+                f"the cells {other} and {cell.plan.label} have the same "
                 f"configuration: a value on the command line overrides what makes them differ"
             )
         first[cell.plan.key] = cell

@@ -133,6 +133,10 @@ COUNT: Final = at_least(1)
 NATURAL: Final = at_least(0)
 PIXELS: Final = at_least(1, " pixel")
 WHOLE: Final = Rule(lambda value: _is_whole(value) and value >= 0, "a whole number of 0 or more")
+SEED: Final = Rule(
+    lambda value: _is_whole(value) and 0 <= value < 2**32, f"a whole number of 0 or more, up to {2**32 - 1}"
+)
+WORKERS: Final = Rule(lambda value: _is_whole(value) and 0 <= value <= 256, "from 0 (none) to 256 processes")
 COUNT_OR_NONE: Final = Rule(
     lambda value: value is None or _is_count(value), "a whole number of 1 or more, or null"
 )

@@ -63,7 +63,7 @@ class TrainingConf(Record):
 class DataLoadingConf(Record):
     """Speed and safety of reading; never the result."""
 
-    workers: int = key(must.NATURAL)
+    workers: int = key(must.WORKERS)
     cache_gb: float = key(must.NATURAL)
     max_pixels: int = key(must.COUNT)
     keep_maps: bool = key()
@@ -168,7 +168,7 @@ class TableConf(Record):
 class Conf(Record):
     """The root of every configuration."""
 
-    seed: int = key(must.WHOLE)
+    seed: int = key(must.SEED)
     split: int = key(must.WHOLE)
     width: float = key(must.WIDTH)
     trained: bool = key()

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from sppnet.tables.escape import clean
+
 _LINE_EVERY_SECONDS: Final = 30.0
 _WIDE: Final = 100  # columns with room for a bar
 
@@ -33,9 +35,13 @@ class SweepView:
         detail = Column(no_wrap=True, overflow="ellipsis", ratio=3)
         clock = Column(no_wrap=True, min_width=7)
         self.bars = Progress(
-            TextColumn("{task.description}", table_column=name),
+            TextColumn("{task.description}", markup=False, table_column=name),
             *([BarColumn(bar_width=12)] if self.console.width >= _WIDE else []),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}", table_column=detail),
+            TextColumn(
+                "{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}",
+                markup=False,
+                table_column=detail,
+            ),
             TimeElapsedColumn(table_column=clock),
             TimeRemainingColumn(table_column=clock),
             expand=True,
@@ -50,7 +56,7 @@ class SweepView:
     def update(self, label: str, stage: str, completed: int, total: int, detail: str) -> None:
         """One batch of a cell is done."""
         if label not in self._cells:
-            self._cells[label] = self.bars.add_task(label, total=total, detail="")
+            self._cells[label] = self.bars.add_task(clean(label), total=total, detail="")
         self.bars.update(
             self._cells[label], completed=completed, total=total, detail=f"{stage} {detail}".rstrip()
         )
@@ -68,4 +74,4 @@ class SweepView:
         self._say(line)
 
     def _say(self, line: str) -> None:
-        self.console.print(f"[{self.done}/{self.total}] {line}", markup=False)
+        self.console.print(f"[{self.done}/{self.total}] {clean(line)}", markup=False)

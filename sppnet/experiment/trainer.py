@@ -1,8 +1,9 @@
 """Lightning's trainer with its guards, and the dashboards, for a take."""
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +16,7 @@ from sppnet.experiment.making import make
 from sppnet.experiment.take import Take
 from sppnet.run.checkpoints import DigestCheckpointIO, RunCheckpoint
 from sppnet.run.guards import StepSeed, StopBetweenBatches
-from sppnet.run.progress import BatchProgress, CellProgress, MetricsFile
+from sppnet.run.progress import BatchProgress, MetricsFile
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,12 @@ def run_trainer(take: Take, *, epochs: int = 1, saves: bool = True) -> Iterator[
     chosen = take.conf.trainer
     callbacks: list[Callback] = [StopBetweenBatches(take.interruption), BatchProgress(take.report)]
     if saves:
-        callbacks = [
+        callbacks += [
             StepSeed(seed=take.conf.seed),
             MetricsFile(directory=take.path, every_steps=chosen.every_steps),
             RunCheckpoint(
                 directory=take.path, minutes=chosen.checkpoint_minutes, interruption=take.interruption
             ),
-            CellProgress(take.report),
         ]
     _quieten()
     with _dashboard(take) as active:
@@ -94,19 +94,47 @@ def _dashboard(take: Take) -> Iterator[Logger | None]:
         )
         yield None
         return
+    cut_off_when_broken(active)
     status = "failed"
     try:
         yield active
         status = "success"
     finally:
-        try:
-            active.finalize(status)
-        finally:
-            if isinstance(active, WandbLogger):
-                import wandb
+        active.finalize(status)
+        if isinstance(active, WandbLogger):
+            import wandb
 
-                # Otherwise the next run of this process would go on in this one.
+            # Otherwise the next run of this process would go on in this one.
+            try:
                 wandb.finish(exit_code=int(status != "success"))
+            except (
+                Exception
+            ):  # its process has died: the next run gets a new one, and its last words are heard
+                with contextlib.suppress(Exception, SystemExit):
+                    wandb.teardown()
+
+
+def cut_off_when_broken(logger: Logger) -> None:
+    """Let a dashboard that dies in mid-run, or whose disk is full, cost nothing but itself."""
+    is_broken = False
+
+    def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+        def call_unless_broken(*arguments: Any, **named: Any) -> Any:
+            nonlocal is_broken
+            if is_broken:
+                return None
+            try:
+                return call(*arguments, **named)
+            except Exception as error:
+                is_broken = True
+                said = (str(error).splitlines() or [""])[0]
+                log.warning("dashboard left: %s: %s; the run goes on without", type(error).__name__, said)
+                return None
+
+        return call_unless_broken
+
+    for name in ("log_metrics", "log_hyperparams", "save", "finalize"):
+        setattr(logger, name, guarded(getattr(logger, name)))
 
 
 def _start(take: Take) -> Logger:

@@ -105,8 +105,6 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        # Lightning's own SIGTERM handler ends with exit code 0 and no checkpoint (Lightning #20542).
-        self.interruption.take_over()
         self.interruption.is_deferred = True  # what was learned is saved first
         self._saved_at = time.monotonic()
 
@@ -128,18 +126,6 @@ class RunCheckpoint(Checkpoint):
         """Keep the trained network, so that a kill while testing costs the test only."""
         self._save(trainer)
         self.interruption.is_deferred = False
-        self.interruption.raise_if_requested()
-
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Stop while held-out images are looked at: the last checkpoint is a minute old."""
-        self.interruption.raise_if_requested()
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hear the signals while testing as well."""
-        self.interruption.take_over()
-
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Stop between two batches when asked to."""
         self.interruption.raise_if_requested()
 
     def _save(self, trainer: Trainer) -> None:

@@ -28,6 +28,7 @@ from sppnet.artifacts import (
     regular,
     remove_temporaries,
     require_inside,
+    sealed_body,
     write_json,
     write_text,
 )
@@ -129,9 +130,7 @@ class RunDirectory:
     def _written_config(self) -> dict[str, Any]:
         file = self.path / _CONFIG
         try:
-            body, _, seal = regular(file).read_text(encoding="utf-8").rpartition(_SEAL)
-            if hashlib.sha256(body.encode()).hexdigest() != seal.strip():
-                raise ValueError("it is not what its last line vouches for")
+            body = sealed_body(file)
             _refuse_bombs(body)
             config = _Loader(body).get_single_data()
         except FileNotFoundError as error:

@@ -30,21 +30,26 @@ class StepSeed(Callback):
 
 @final
 class StopBetweenBatches(Callback):
-    """Stops between two batches when asked to; for what is quick enough to begin again."""
+    """Stops between two batches that nothing is learned from; RunCheckpoint between the others."""
 
     def __init__(self, interruption: Interruption) -> None:
         self.interruption = interruption
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Hear the signals; Lightning's own SIGTERM handler would end with exit code 0."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hear the signals."""
+        # Lightning's own SIGTERM handler ends with exit code 0 and no checkpoint (Lightning #20542).
         self.interruption.take_over()
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """While vectors are collected."""
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hear the signals while testing as well."""
+        self.interruption.take_over()
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """While held-out images are looked at: the last checkpoint is a minute old."""
         self.interruption.raise_if_requested()
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """While vectors are scored."""
+        """While images or vectors are scored."""
         self.interruption.raise_if_requested()
 
 

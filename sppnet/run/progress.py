@@ -31,22 +31,6 @@ Report = Callable[[Step], None]
 
 @final
 class BatchProgress(Callback):
-    """Reports the batches of features that SVMs are made of and tested on."""
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """One batch further."""
-        total = int(trainer.num_training_batches)
-        stage = "solving" if batch_idx + 1 == total else "reading features"
-        self.report(Step(stage, batch_idx + 1, total, ""))
-
-
-@final
-class CellProgress(Callback):
     """Reports every training and every test batch."""
 
     def __init__(self, report: Report) -> None:
@@ -56,12 +40,16 @@ class CellProgress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One batch further."""
+        num_batches = int(trainer.num_training_batches)
+        if not trainer.optimizers:  # SVMs are solved once all features are there
+            stage = "solving" if batch_idx + 1 == num_batches else "reading features"
+            self.report(Step(stage, batch_idx + 1, num_batches, ""))
+            return
         is_image = isinstance(batch, ImageBatch | PooledBatch)
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         loss = f"loss {float(outputs['loss']):.3g}"
         detail = f"{epoch}, {batch.size} px, {loss}" if is_image else f"steps, {loss}"
-        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
-        self.report(Step("training", trainer.global_step, total, detail))
+        self.report(Step("training", trainer.global_step, num_batches * (trainer.max_epochs or 1), detail))
 
     def on_test_batch_end(
         self,

@@ -1,5 +1,6 @@
 """Labels, errors and commands come from files: make them harmless where they are shown."""
 
+import logging
 import re
 
 _MARKDOWN = {character: f"\\{character}" for character in r"\`*_[]|~$#"} | {
@@ -39,6 +40,19 @@ _BARE_PATH = re.compile(
 def clean(text: str) -> str:
     """Replace what could move a terminal's cursor, turn the writing direction or break a line."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def clean_lines(text: str) -> str:
+    """As `clean`, but lines stay lines."""
+    return "\n".join(map(clean, text.split("\n")))
+
+
+class CleanFormatter(logging.Formatter):
+    """For logs, which tell of names that others have chosen: of files, classes, runs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record as text that is harmless in a terminal."""
+        return clean_lines(super().format(record))
 
 
 def markdown(text: str) -> str:

@@ -97,11 +97,11 @@ def to_csv(table: Table) -> str:
         cell = table.cells[row.id, column.id]
         measured = [cell.measured[metric.key] for metric in table.metrics]
         paper = [one.paper for one in measured]
-        labels = [escape.csv_text(text) for text in (row.label, column.label)]
+        *labels, scale = (escape.csv_text(text) for text in (row.label, column.label, table.scale))
         for repeat, status in (cell.seeds or {0: cell.status}).items():
             ours = [round(value, 6) for one in measured for value in [one.values.get(repeat, math.nan)]]
             shown = ["" if math.isnan(value) else value for value in ours]
-            writer.writerow([*labels, repeat, status, cell.is_stale, table.scale, *shown, *paper])
+            writer.writerow([*labels, repeat, status, cell.is_stale, scale, *shown, *paper])
     return stream.getvalue()
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sppnet.artifacts import damage_behind, read_json
+from sppnet.artifacts import damage_behind, read_json, reading
 from sppnet.errors import ArtifactError
 from sppnet.tables.escape import clean
 from sppnet.tables.provenance import changes_since, read_provenance
@@ -71,8 +71,13 @@ def read_run(directory: Path, row: str = "", column: str = "", repeat: int = 0) 
         repeat: Its seed, or split.
 
     Raises:
-        ArtifactError: Its `status.json` is not one, and no marker says more.
+        ArtifactError: What it says of itself is damaged.
     """
+    with reading(directory):
+        return _read_run(directory, row, column, repeat)
+
+
+def _read_run(directory: Path, row: str, column: str, repeat: int) -> Run:
     has_marker = (directory / "COMPLETE").exists()
     try:
         status = read_json(directory / "status.json")

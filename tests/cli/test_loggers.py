@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pytorch_lightning.loggers import CSVLogger
+
+from sppnet.experiment.trainer import cut_off_when_broken
 
 
 def test_every_cell_is_an_offline_wandb_run_of_its_own(sppnet, tmp_path: Path, tiny):
@@ -24,3 +27,13 @@ def test_a_dashboard_that_is_not_installed_does_not_stop_training(sppnet, tmp_pa
     assert sppnet("logger=wandb", "training.epochs=1", *overrides) == 0
     for log in (tmp_path / "runs").glob("*/*/run.log"):
         assert "dashboard left out" in log.read_text()
+
+
+def test_a_dashboard_that_breaks_in_mid_run_costs_nothing_but_itself(tmp_path: Path, caplog):
+    logger = CSVLogger(tmp_path, name="board", flush_logs_every_n_steps=1)
+    cut_off_when_broken(logger)
+    (tmp_path / "board").write_text("where its folder was to be")
+    for step in range(3):
+        logger.log_metrics({"loss": 1.0}, step=step)
+    logger.finalize("success")
+    assert caplog.text.count("the run goes on without") == 1

@@ -61,7 +61,10 @@ MISTAKES = [
     (["init.std=3"], "init.std: not a key of the init that is chosen"),
     (["experiment=table2", "pyramid=bins30"], "pyramid is what setting=no_spp chooses"),
     (["experiment=table2", "train_sizes=single,multi"], "train_sizes is what setting="),
-    (["backbone=zf5,zf5"], "have the same configuration"),
+    (["backbone=zf5,zf5"], "is asked for twice"),
+    (["backbone=glob(nothing*)"], "backbone=glob(nothing*): no value fits"),
+    (["seed=4294967296"], "seed=4294967296: must be a whole number of 0 or more, up to"),
+    (["data_loading.workers=1000"], "data_loading.workers=1000: must be from 0 (none) to 256"),
     (["finetuning.task.optimizer.momentum=2"], "optimizer.momentum=2: must be at least 0 and below 1"),
     (["finetuning.task.optimizer.weight_decay=-1"], "optimizer.weight_decay=-1: must be 0 or more"),
     (["finetuning.bias_rate=-1"], "finetuning.bias_rate=-1.0: must be 0 or more"),
@@ -83,6 +86,17 @@ MISTAKES = [
     (["--run"], "every command is a sweep"),
     (["--cfg", "hydra", "--resolve"], "--resolve goes with --cfg job"),
     (["--cfg", "job", "--info"], "one at a time"),
+    (["--info", "nonsense"], "--info: say what to show behind it: all, config"),
+    (["--cfg", "job", "--package", "nope"], "--package nope: no such key"),
+    (["--package", "training"], "--package goes with --cfg"),
+    (["-sc"], "install=SHELL"),
+    (["-sc", "install=nope"], "install=SHELL"),
+    (["hydra.launcher=null"], "hydra.launcher=None: choose one by its name"),
+    (["hydra.launcher=3"], "hydra.launcher=3: choose one by its name"),
+    (["hydra.launcher.n_jobs=3"], "choose one with hydra/launcher="),
+    (["hydra/launcher=joblib"], "it comes with the extra joblib"),
+    (["hydra.searchpath=[file:///nowhere/at/all]"], "is not available"),
+    (["trainer=gpu"], "torch finds no such device here"),
     (["--config-dir"], "a value is missing behind it"),
     (["experiment=table2,table4"], "holds for a whole table and cannot be swept"),
     (["table.name=a,b"], "holds for a whole table and cannot be swept"),
@@ -150,3 +164,25 @@ def test_help_names_the_verbs_and_the_groups(sppnet, capfd):
     text = capfd.readouterr().out
     assert "sppnet report" in text
     assert "backbone: alexnet convnet5" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--info", "searchpath"], "| main     | file://"),
+        (["--info", "plugins"], "TableSweeper"),
+        (["--info", "defaults"], "| backbone/zf5 "),
+        (["--hydra-help"], "== Flags =="),
+        (["-sc", "query=bash"], "backbone="),
+    ],
+)
+def test_what_hydra_can_show_is_shown_once(sppnet, capfd, monkeypatch, arguments, said):
+    monkeypatch.delenv("COMP_LINE", raising=False)
+    try:
+        code = sppnet(*arguments)
+    except SystemExit as stop:  # Hydra's own help
+        code = stop.code
+    out, err = capfd.readouterr()
+    assert code == 0
+    assert out.count(said) == 1
+    assert err == ""

@@ -23,6 +23,7 @@ from sppnet.artifacts import (
     write_json,
     write_named_by_digest,
     write_sealed_json,
+    write_text,
 )
 from sppnet.errors import ArtifactError, ResourceError
 from sppnet.models.weights import read_part, save_part
@@ -206,3 +207,13 @@ def test_a_seal_finds_a_changed_number(tmp_path: Path):
     file.write_text(file.read_text().replace("43.0", "53.0"))
     with pytest.raises(ArtifactError, match="not what its sha256 vouches for"):
         read_json(file)
+
+
+def test_a_device_is_written_to_and_never_replaced(tmp_path: Path):
+    (tmp_path / "out").symlink_to("/dev/null")
+    write_text(tmp_path / "out", "a table")
+    assert (tmp_path / "out").is_symlink()
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match="disk is full"):
+        write_text(tmp_path / "full", "a table")
+    assert (tmp_path / "full").is_symlink()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.artifacts import read_json, write_json
+from sppnet.artifacts import damage_behind, read_json, write_json
 from sppnet.errors import ArtifactError, ResourceError
 from sppnet.run.directory import PROVENANCE, RunDirectory, slug
 
@@ -29,6 +29,19 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, text: str):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ArtifactError, match=r"config\.yaml.*remove the directory"):
         RunDirectory(tmp_path).read_config()
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.write_text("run: ["), lambda file: file.unlink()])
+def test_a_damaged_configuration_of_a_finished_run_is_seen_and_written_again(tmp_path: Path, spoil):
+    directory = RunDirectory(tmp_path / "cell")
+    directory.prepare(CONFIG)
+    write_json(directory.path / "provenance.json", {"key": CONFIG["run"]["key"]})
+    directory.write_complete({}, files=("provenance.json",))
+    assert directory.is_complete
+    spoil(directory.path / "config.yaml")
+    assert "config.yaml" in str(damage_behind(directory.path / "COMPLETE"))  # what `status` asks
+    directory.prepare(CONFIG)
+    assert directory.is_complete
 
 
 def test_a_second_process_leaves_a_running_cell_alone(tmp_path: Path):
@@ -160,3 +173,14 @@ def test_a_run_stands_on_runs_beside_it_only(tmp_path: Path, below):
     directory.prepare({"run": {"key": "0" * 64, "below": below}})
     with pytest.raises(ArtifactError, match=r"config\.yaml: not as this version"):
         directory.read_config()
+
+
+@pytest.mark.parametrize("name", ["../other/metrics.json", "/etc/hostname"])
+def test_a_marker_vouches_for_files_in_its_directory_only(tmp_path: Path, name: str):
+    directory = RunDirectory(tmp_path / "cell")
+    directory.prepare(CONFIG)
+    with directory.hold():
+        directory.write_complete({}, files=())
+    marker = read_json(directory.path / "COMPLETE")
+    write_json(directory.path / "COMPLETE", {"files": {**marker["files"], name: {}}})
+    assert f"vouches for {name!r}" in str(directory.damage)

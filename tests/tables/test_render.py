@@ -1,5 +1,6 @@
 import csv
 import json
+import logging
 import re
 
 import pytest
@@ -226,3 +227,9 @@ def test_a_label_cannot_move_the_cursor_or_be_markup_on_a_terminal(hostile):
     assert "\x1b" not in text
     words = " ".join(text.split())
     assert "[red]x[/red]" in words
+
+
+def test_a_log_says_names_without_moving_the_cursor():
+    name = "a\x1b[2J\u202eb\r"
+    record = logging.LogRecord("sppnet", logging.INFO, "", 0, "%s: left out\nof 3", (name,), None)
+    assert escape.CleanFormatter("%(message)s").format(record) == "a [2J b : left out\nof 3"

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -5,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.artifacts import read_json, write_json, write_text
+from sppnet.artifacts import read_json, write_json, write_sealed_json, write_text
 from sppnet.cli import status
 from sppnet.errors import ArtifactError, ConfigError, DataError
 from sppnet.tables.render import to_markdown
@@ -285,3 +287,33 @@ def test_status_says_how_far_a_run_is_and_nothing_of_what_is_damaged(sweep, caps
     assert status.main([str(sweep.directory)]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("running"))
     assert shown in line
+
+
+@pytest.mark.parametrize("value", [None, [], "x", float(10**300), 10**400, {"a": 1}, True])
+def test_metrics_that_are_no_numbers_hide_no_other_run(sweep, value):
+    sweep.describe()
+    sweep.run("spp_single", "zf5", 0.25)
+    run = sweep.run("no_spp", "zf5", 0.5)
+    for content in (value, {"test/top1_error": value}):
+        (run / "metrics.json").write_text(json.dumps(content))
+        data = (run / "metrics.json").read_bytes()
+        entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        write_json(run / "COMPLETE", {"files": {"metrics.json": entry}})
+        cells = read_table(sweep.directory).cells
+        assert cells["spp_single", "zf5"].measured["test/top1_error"].values == {0: 25.0}
+
+
+def test_a_damaged_status_does_not_hide_what_a_marker_vouches_for(sweep):
+    sweep.describe()
+    run = sweep.run("no_spp", "zf5", 0.5)
+    (run / "status.json").write_text("{")
+    assert read_table(sweep.directory).cells["no_spp", "zf5"].status == "complete"
+
+
+def test_a_number_of_the_papers_that_was_changed_is_damage(sweep):
+    file = sweep.describe()
+    write_sealed_json(file, read_json(file))
+    assert read_table(sweep.directory).cells["no_spp", "zf5"].measured["test/top1_error"].paper == 35.99
+    file.write_text(file.read_text().replace("35.99", "25.99"))
+    with pytest.raises(ArtifactError, match=r"table-ab12cd34\.json: .*vouches for"):
+        read_table(sweep.directory)
