@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Number of test processes; two cores and 24 GB are enough for two.
 JOBS ?= 2
 
-.PHONY: demo test lint slow crash-states clean
+.PHONY: demo test lint slow crash-states disk-faults clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sppnet experiment=table2 preset=mini
@@ -20,6 +20,10 @@ slow: $(VENV)/.installed-test
 # Every state in which a crash can leave the disk: needs strace.
 crash-states: $(VENV)/.installed-test
 	PYTHONPATH=tests $(BIN)/python -m crash.states $(CRASH_ARGS)
+
+# Whichever call to the disk fails (FAULT_ARGS=--sample=0: each of them): needs strace.
+disk-faults: $(VENV)/.installed-test
+	PYTHONPATH=tests $(BIN)/python -m crash.faults $(FAULT_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -1,12 +1,17 @@
 """`sppnet data`: look at a data set before anything is trained on it."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sppnet.errors import ConfigError
 
 if TYPE_CHECKING:  # imports torch
     from sppnet.data.datamodule import ImageDataModule
+    from sppnet.data.splits import ImageSet
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,6 +37,17 @@ def main(argv: Sequence[str]) -> int:
         if not any(word.startswith(("data=", "data.")) for word in arguments.overrides):
             return 0
     data = _datamodule(plain_part(config, "data"))
+    if data.per_class is None and (pool := _pool(data)) is not None:
+        print(
+            f"{data.name}: {len(pool.classes)} classes; {len(pool.paths)} images, "
+            f"not parted into train and test"
+        )
+        print("data.per_class=N trains with so many of every class and tests with the others")
+        if is_verified:
+            from sppnet.data.image_store import verify
+
+            _tell(verify(pool.paths, upright=data.upright, max_pixels=data.max_pixels))
+        return 0
     splits = zip(("train", "held out", "test"), data.splits, strict=True)
     counts = ", ".join(f"{len(images.paths)} {name}" for name, images in splits)
     print(f"{data.name}: {len(data.classes)} classes; {counts} images")
@@ -65,6 +81,21 @@ def _look_at_target(part: Mapping[str, Any], max_pixels: int, is_verified: bool)
 
 def _tell(kinds: Mapping[str, int]) -> None:
     print("all readable: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
+
+
+def _pool(data: "ImageDataModule") -> "ImageSet | None":
+    """All the images of a data set that comes in one pool; None of one that is parted."""
+    from sppnet.data.splits import require_classes
+
+    try:
+        _ = data.splits
+    except ConfigError:
+        if not hasattr(data.reader, "pool"):
+            raise
+        logging.disable(logging.WARNING)  # said already
+        root = None if data.root is None else Path(data.root).expanduser()
+        return require_classes(data.reader.pool(root))
+    return None
 
 
 def _datamodule(part: Mapping[str, Any]) -> "ImageDataModule":

@@ -5,7 +5,6 @@ import importlib
 import itertools
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -128,7 +127,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from sppnet.experiment.compose import run_experiment, unknown_word  # ends in sppnet.experiment.sweep
 
         if "=" not in first and first[0] not in "-~":
-            raise ConfigError(unknown_word(first, [*VERBS]))
+            raise ConfigError(unknown_word(first, [*VERBS], behind=arguments[1:]))
         if words := _completed(arguments):
             print(*words)
         else:
@@ -150,6 +149,7 @@ def _completed(arguments: Sequence[str]) -> list[str]:
 
 
 def _help(arguments: Sequence[str]) -> str:
+    from sppnet.experiment.command_line import naturally
     from sppnet.experiment.guarded_hydra import user_folders
 
     given = [Path(one) for option, one in itertools.pairwise(arguments) if option in ("--config-dir", "-cd")]
@@ -157,14 +157,9 @@ def _help(arguments: Sequence[str]) -> str:
     for file in (file for place in (conf_dir(), *user_folders(), *given) for file in place.glob("*/*.yaml")):
         if not file.stem.startswith("_") and file.parent.name != "hydra":
             found.setdefault(file.parent.name, set()).add(file.stem)
-    groups = [f"{name}: {' '.join(sorted(found[name], key=_naturally))}" for name in sorted(found)]
+    groups = [f"{name}: {' '.join(sorted(found[name], key=naturally))}" for name in sorted(found)]
     verbs = "\n        ".join(f"sppnet {verb:8} {text}" for verb, text in VERBS.items())
     return HELP.format(verbs=verbs, groups="\n        ".join(groups))
-
-
-def _naturally(name: str) -> list[tuple[int, str]]:
-    """So that table2 comes before table10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def main(argv: Sequence[str]) -> int:
     if len(directories) > 1 and (arguments.group or arguments.publish):
         names = ", ".join(str(directory) for directory in directories)
         raise ConfigError(f"--group and --publish are for one table; name one of {names}")
-    suffix = arguments.out.suffix[1:] if arguments.out else ""
+    suffix = arguments.out.suffix[1:].lower() if arguments.out else ""
+    if not arguments.format and suffix not in (*_FORMATS, "", "txt"):
+        raise ConfigError(f"--out {arguments.out}: no such format; end it in .{', .'.join(_FORMATS)} or .txt")
     arguments.format = arguments.format or (suffix if suffix in _FORMATS else "terminal")
     if len(directories) > 1 and arguments.format == "csv":
         raise ConfigError(f"csv is for one table; name one of {', '.join(map(str, directories))}")

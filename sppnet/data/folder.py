@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, final
@@ -44,7 +44,13 @@ class FolderReader:
         root = require_root(root, "root/<class>/*.jpg or root/{train,test}/<class>/*.jpg")
         parts = _find_splits(root)
         if not {"train", "test"} & parts.keys():
-            return split_pool(list_classes(root), selection)
+            drawn = split_pool(list_classes(root), selection)
+            if copies := list(_copies(drawn.train, drawn.test)):
+                log.warning(
+                    "%s: %d test images are copies of training images, such as %s of %s; remove one of each",
+                    *(root, len(copies), *copies[0]),
+                )
+            return drawn
         train, val, test = (parts.get(name) for name in _SPLITS)
         if train is None or not (val or test):
             raise DataError(
@@ -55,7 +61,8 @@ class FolderReader:
         if others := [name for name in _folders(root) if root / name not in parts.values()]:
             log.warning("%s: left out beside the parts of the data set: %s", root, ", ".join(others))
         trained, tested = list_classes(train), list_classes(test or val or root)
-        _require_no_copies(trained, tested)
+        for path, other in _copies(trained, tested):
+            raise DataError(f"{path}: the same image as {other}: what trains cannot test; remove one of them")
         if not (val and test):
             return split_given(trained, tested, selection)
         # Images for validation are there: none are held out of the training images.
@@ -74,8 +81,8 @@ class FolderReader:
         return list_classes(require_root(root, "root/<class>/*.jpg"))
 
 
-def _require_no_copies(train: ImageSet, test: ImageSet) -> None:
-    """Refuse test images that are, byte for byte, training images; of very many none are read."""
+def _copies(train: ImageSet, test: ImageSet) -> Iterator[tuple[Path, Path]]:
+    """Test images that are, byte for byte, training images, and these; of very many none are read."""
     if len(train.paths) + len(test.paths) > _MOST_COMPARED:
         return
     by_size: dict[int, list[Path]] = {}
@@ -85,12 +92,9 @@ def _require_no_copies(train: ImageSet, test: ImageSet) -> None:
         by_size.pop(0, None)  # empty files are another fault
         digest = functools.cache(file_digest)
         for path in test.paths:
-            for other in by_size.get(path.stat().st_size, ()):
-                if digest(path) == digest(other):
-                    raise DataError(
-                        f"{path}: the same image as {other}: what is trained on cannot be tested on; remove "
-                        f"one of them"
-                    )
+            same = (one for one in by_size.get(path.stat().st_size, ()) if digest(one) == digest(path))
+            if other := next(same, None):
+                yield path, other
     except OSError as error:
         raise DataError(f"{error.filename}: cannot read ({error.strerror}); restore the file") from error
 

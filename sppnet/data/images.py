@@ -12,6 +12,7 @@ What each kind of file becomes:
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import final
 
@@ -37,6 +38,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation; another one is none
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_PARTS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # what pixels and orientation depend on
 _FIRST_SWAPPING = 5  # width and height
 # What ISO media and others begin with, of pictures that are not decoded here.
 _OTHER_KINDS = {b"ftypavi": "AVIF", b"ftyphe": "HEIC", b"ftypmif": "HEIC", b"ftypms": "HEIC",
@@ -67,19 +70,33 @@ def read_image(path: Path, *, upright: bool, max_pixels: int) -> Image.Image:
         BadImageError: Missing, empty, not an image, truncated, too large, too long and narrow, or of
             a kind without a defined conversion.
     """
-    with _opened(path, max_pixels) as image:
+    with _opened(path, max_pixels, decode=True) as image:
         orientation = _orientation(image) if upright else 1
-        image.load()
         turn = _TURNS.get(orientation)
         return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int | None) -> Iterator[Image.Image]:
-    """An image whose header is read; whatever goes wrong with it names the file."""
+def _opened(path: Path, max_pixels: int | None, *, decode: bool = False) -> Iterator[Image.Image]:
+    """An image whose header is read, or all of it; whatever goes wrong with it names the file."""
+
+    def open_checked(source: Path | BytesIO) -> Image.Image:
+        image = Image.open(source, formats=FORMATS)
+        _check_size(path, image.size, max_pixels)
+        if decode:
+            image.load()
+        return image
+
     try:
-        with Image.open(regular(path), formats=FORMATS) as image:
-            _check_size(path, image.size, max_pixels)
+        try:
+            image = open_checked(regular(path))
+        except (BadImageError, Image.DecompressionBombError):
+            raise
+        except Exception:  # a PNG's metadata may be the cause, on which the pixels do not depend
+            if (bare := _bare_png(path)) is None:
+                raise
+            image = open_checked(bare)
+        with image:
             yield image
     except BadImageError:
         raise
@@ -135,6 +152,18 @@ def image_kind(path: Path) -> str:
     """
     with _opened(path, None) as image:
         return f"{image.format} {image.mode}"
+
+
+def _bare_png(path: Path) -> BytesIO | None:
+    """A PNG without its metadata; None if the file is no PNG, or has none."""
+    data = regular(path).read_bytes()
+    kept, position = [data[:8]], 8
+    while kept[0] == _PNG and position + 12 <= len(data):
+        stop = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if data[position + 4 : position + 8] in _PNG_PARTS:
+            kept.append(data[position:stop])
+        position = stop
+    return BytesIO(b"".join(kept)) if 8 < sum(map(len, kept)) < len(data) else None
 
 
 def _orientation(image: Image.Image) -> int:

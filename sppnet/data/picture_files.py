@@ -87,6 +87,6 @@ def tell_left_out(folder: str | Path, left_out: Counter[str]) -> None:
     if left_out:
         kinds = ", ".join(f"{ending} {count}" for ending, count in left_out.most_common())
         log.warning(
-            "%s: %d files of other kinds left out (%s); pictures end in %s",
-            *(folder, left_out.total(), kinds, ", ".join(ENDINGS)),
+            "%s: left out what is no picture by its ending: %s (%s are)",
+            *(folder, kinds, " ".join(ENDINGS)),
         )

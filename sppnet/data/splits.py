@@ -103,10 +103,17 @@ def split_pool(pool: ImageSet, selection: Selection) -> ImageSplits:
     for name, count in zip(pool.classes, counts, strict=True):
         if count < 2:
             raise DataError(f"class {name!r} has {count} image; one to train and one to test are needed")
-        if count <= wanted:
-            log.warning(
-                "class %r has %d images: %d train (wanted: %d), 1 tests", name, count, count - 1, wanted
-            )
+
+    small = [
+        f"{name} has {count}" for name, count in zip(pool.classes, counts, strict=True) if count <= wanted
+    ]
+    if small:
+        more = f" and {len(small) - 3} more" if len(small) > 3 else ""
+        log.warning(
+            "%d of %d classes have too few images for data.per_class=%d and one to test, which they keep: "
+            "%s%s",
+            *(len(small), len(pool.classes), wanted, ", ".join(small[:3]), more),
+        )
 
     def num_train(count: int) -> int:
         return min(wanted, count - 1)

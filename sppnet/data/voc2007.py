@@ -34,6 +34,7 @@ _FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
 _IMAGE_SET = re.compile(r"\w[\w-]*")
 # What a line may hold beside an id: the label in a class's own list, the folder, the ending.
 _LABEL = re.compile(r"(?<=\S)\s+(-1|0|1)$")
+_XML = re.compile(r"(?<=\S)\s+\S*Annotations/\S+\.xml$")
 _FOLDER = re.compile(r"^(.*/)?JPEGImages/")
 _ENDING = re.compile(rf"({'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
 # An id becomes part of paths.
@@ -196,8 +197,8 @@ def _missing(path: Path, image_set: str) -> str:
 
 
 def _to_id(line: str, annotations: Path) -> str:
-    """The id in a line that may hold more: a label behind it, JPEGImages/ before it, the file's ending."""
-    for part in (_LABEL, _FOLDER, _ENDING):
+    """The id in a line that may hold more: label or annotation behind, JPEGImages/ before it, an ending."""
+    for part in (_LABEL, _XML, _FOLDER, _ENDING):
         if UNSAFE.search(line) or os.path.lexists(annotations / f"{line}.xml"):
             break
         line = part.sub("", line)

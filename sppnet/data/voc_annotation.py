@@ -3,6 +3,7 @@
 The files count pixels from 1 and both ends belong to a box; here pixels count from 0.
 """
 
+import codecs
 import math
 import re
 from pathlib import Path
@@ -19,6 +20,8 @@ _MAX_DEPTH = 64
 # Control characters, ends of lines, and what turns the direction of text: nothing that a terminal would obey.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST_NAME = 200
+_DECLARED = re.compile(rb"<\?xml[^>]*?\sencoding\s*=\s*[\"']([\w.:-]+)[\"']")
+_INVALID_TOKEN = expat.errors.codes[expat.errors.XML_ERROR_INVALID_TOKEN]
 _DIFFICULT = {
     **dict.fromkeys(("", "0", "0.0", "false", "no", "unspecified", "unknown"), False),
     **dict.fromkeys(("1", "1.0", "true", "yes"), True),
@@ -110,15 +113,28 @@ def _parse(path: Path) -> ElementTree.Element:
     def refuse_doctype(*_: object) -> None:
         raise ValueError("has a document type (<!DOCTYPE ...>), which no annotation needs; remove it")
 
-    parser = expat.ParserCreate()
+    content = content.lstrip(b" \t\r\n")
+    declared = _DECLARED.match(content)
+    try:
+        if declared:  # Python knows more encodings than expat
+            content = content.decode(declared[1].decode()).encode()
+    except (LookupError, ValueError) as error:
+        raise ValueError(
+            f"not readable as XML in the encoding it declares ({error}); save it as UTF-8"
+        ) from error
+    parser = expat.ParserCreate("utf-8" if declared else None)
     parser.buffer_text = True
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = refuse_doctype
     try:
-        parser.Parse(content.lstrip(b" \t\r\n"), True)
-    except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding nobody knows
+        parser.Parse(content, True)
+    except expat.ExpatError as error:
+        if error.code == _INVALID_TOKEN and not declared and not _is_unicode(content):
+            raise ValueError(
+                "not readable as XML: no UTF-8, nothing else declared; save it as UTF-8"
+            ) from error
         raise ValueError(
             f"not readable as XML ({error}); mend that line (& is written &amp;, < is &lt;) or copy it again"
         ) from error
@@ -126,6 +142,14 @@ def _parse(path: Path) -> ElementTree.Element:
     if root.tag != "annotation":
         raise ValueError(f"<{root.tag[:40]}> instead of <annotation>: not an annotation of VOC's format")
     return root
+
+
+def _is_unicode(content: bytes) -> bool:
+    try:
+        content.decode("utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _read_size(root: ElementTree.Element, side: str) -> int:

@@ -3,6 +3,7 @@
 Axes: n rows, d features, k classes.
 """
 
+import numbers
 import warnings
 from typing import Any, NamedTuple, final
 
@@ -34,10 +35,10 @@ def read_features(source: Any, device: str | torch.device | None) -> Float[Tenso
     """
     if isinstance(source, Tensor):
         features = source.detach()
+        if features.is_complex():
+            raise ValueError(f"features of dtype {features.dtype}; real numbers are needed")
     else:
-        if hasattr(source, "toarray"):
-            raise TypeError("features are a sparse matrix, a dense array is needed: call .toarray()")
-        array = _plain(source)
+        array = as_array(source)
         if array.dtype.kind not in "iufbO":
             raise ValueError(
                 f"features of dtype {array.dtype}; real numbers are needed. Complex data not supported"
@@ -64,7 +65,18 @@ def read_features(source: Any, device: str | torch.device | None) -> Float[Tenso
     return features
 
 
-def _plain(source: Any) -> Any:
+def as_array(source: Any) -> Any:
+    """What is given as a NumPy array, if that loses nothing.
+
+    Raises:
+        TypeError: It is a sparse matrix.
+        ValueError: It is masked.
+    """
+    if hasattr(source, "toarray"):
+        raise TypeError("a sparse matrix, where a dense array is needed: call .toarray()")
+    if isinstance(source, Tensor):
+        source = source.detach().cpu()
+        return (source.float() if source.dtype == torch.bfloat16 else source).numpy()  # NumPy has none
     if np.ma.is_masked(source):
         raise ValueError("a masked array: what is masked would be read; leave those rows out, or fill them")
     return np.asarray(source)
@@ -118,15 +130,18 @@ def read_signs(targets: Any, like: Float[Tensor, "n d"]) -> OneVsRest:
     """
     if targets is None:
         raise ValueError("requires y to be passed, but the target y is None")
-    array = targets.detach().cpu().numpy() if isinstance(targets, Tensor) else _plain(targets)
+    array = as_array(targets)
     if len(array.shape) not in (1, 2) or len(array) != len(like):
         raise ValueError(
             f"inconsistent numbers of samples: targets have shape {array.shape}, and there are {len(like)} "
             f"rows of features; give a label per row, or a row of signs per row"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    plain = _of_one_kind(array) if array.dtype.kind == "O" else array
+    if plain.dtype.kind == "f" and not np.isfinite(plain).all():
         raise ValueError("targets contain NaN or infinity; leave a row out with 0")
-    if array.ndim == 1 and array.dtype.kind == "f" and (array != np.floor(array)).any():
+    if array.ndim == 2:
+        array = plain
+    if array.ndim == 1 and plain.dtype.kind == "f" and (plain != np.floor(plain)).any():
         raise ValueError(
             "Unknown label type: continuous targets; a classifier needs labels, such as integers"
         )
@@ -144,11 +159,22 @@ def read_signs(targets: Any, like: Float[Tensor, "n d"]) -> OneVsRest:
     return OneVsRest(classes, _signs(np.where(array == positives[:, None], 1, -1), like), None)
 
 
+def _of_one_kind(array: Any) -> Any:
+    """Objects as the numbers or strings they are; those of one other type as they are."""
+    values = array.ravel().tolist()
+    if all(isinstance(value, numbers.Real | np.bool_) for value in values):
+        return array.astype(np.float64)
+    if len(kinds := {type(value) for value in values}) > 1 and not all(
+        isinstance(one, str) for one in values
+    ):
+        named = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise ValueError(f"targets of {named}; give labels of one kind, such as strings or integers")
+    return array
+
+
 def _of_matrix(array: Any, like: Tensor) -> OneVsRest:
-    if array.dtype.kind == "O":
-        array = array.astype(np.float64)
     if array.dtype.kind not in "iufb" or not np.isin(array, _LEFT_OUT).all():
-        found = np.setdiff1d(array, _LEFT_OUT)[:3].tolist()
+        found = np.unique(array[~np.isin(array, _LEFT_OUT)])[:3].tolist() or array.dtype
         raise ValueError(f"a matrix of targets holds -1, 0 (left out) and +1, or 0 and 1, and not {found}")
     absent = -1 if (array.astype(np.int8) == -1).any() else 0
     signs = array.T if absent else np.where(array.T, 1, -1)

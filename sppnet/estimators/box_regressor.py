@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sppnet.errors import ConfigError
 from sppnet.estimators.arrays import read_features
-from sppnet.ops.boxes import decode_offsets, encode_offsets
+from sppnet.ops.boxes import decode_offsets, encode_offsets, require_tensors
 
 _WHITENING_FLOOR = 0.001  # added to the variances of the offsets (R-CNN, rcnn_train_bbox_regressor.m)
 _BLOCK = 1024  # rows or columns that are float64 at a time: the features themselves stay as they are
@@ -63,10 +63,16 @@ class BoxRegressor:
     @property
     def status_(self) -> Literal["fitted", "no samples"]:
         """Where there were "no samples", every window is predicted to stay as it is."""
-        return "fitted" if self._state.num_windows else "no samples"
+        return "fitted" if self.state().num_windows else "no samples"
 
     def state(self) -> BoxRegressorState:
-        """Plain tensors to be written to a file."""
+        """Plain tensors to be written to a file.
+
+        Raises:
+            ConfigError: It was not fitted.
+        """
+        if not hasattr(self, "_state"):
+            raise ConfigError("a BoxRegressor is asked before it is fitted: call fit first")
         return self._state
 
     def fit(
@@ -87,6 +93,7 @@ class BoxRegressor:
             ValueError: A box is inverted or not finite.
             ConfigError: `ridge` is too small for features like these.
         """
+        require_tensors(features, windows, truth)
         if not len(features) == len(windows) == len(truth):
             raise ValueError(
                 f"{len(features)} features, {len(windows)} windows, {len(truth)} boxes: one each"
@@ -114,19 +121,26 @@ class BoxRegressor:
 
         Args:
             features: Of the windows.
-            windows: x1 y1 x2 y2; the result has their dtype and device.
+            windows: x1 y1 x2 y2; the result has their device and dtype, or float32 if they are whole.
 
         Raises:
             ConfigError: It was not fitted.
-            ValueError: A window is inverted or not finite.
+            NonFiniteError: Features hold NaN or infinity.
+            ValueError: A window is inverted or not finite, or features are of another number.
         """
-        if not hasattr(self, "_state"):
-            raise ConfigError("a BoxRegressor is asked before it is fitted: call fit first")
-        if len(features) != len(windows):
-            raise ValueError(f"{len(features)} features of {len(windows)} windows: one each")
-        weights, bias = self._state.weights.to(features), self._state.bias.to(features)
-        offsets = torch.addmm(bias, features, weights).to(windows.device, torch.float64)
-        return decode_offsets(windows.double(), offsets).to(windows.dtype)
+        require_tensors(features, windows)
+        weights, bias, _ = self.state()
+        if features.shape != (len(windows), len(weights)):
+            raise ValueError(
+                f"features of shape {tuple(features.shape)}: expected {len(weights)} for each of "
+                f"{len(windows)} windows"
+            )
+        if not len(features):
+            return windows if windows.is_floating_point() else windows.float()
+        features = read_features(features, None)
+        offsets = torch.addmm(bias.to(features), features, weights.to(features))
+        moved = decode_offsets(windows.double(), offsets.to(windows.device, torch.float64))
+        return moved.to(windows.dtype if windows.is_floating_point() else torch.float32)
 
 
 def _whitening(centred: Float[Tensor, "n 4"]) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "4 4"]]:

@@ -173,7 +173,7 @@ def solve_dual(
     passes = 0
     while True:
         scores, gap, objective = weigh(rows, slots, signs, duals, limits, weights, bias)
-        if gap <= tolerance * objective or passes >= max_passes:
+        if not gap > tolerance * objective or passes >= max_passes:  # also of a gap that is NaN
             return weights, scores, gap / objective
         count = 0
         for i in range(len(slots)):

@@ -29,8 +29,10 @@ from sppnet.estimators.linear_svm import Status
 from sppnet.estimators.margin_loss import check_parameters
 from sppnet.estimators.row_cache import RowCache
 from sppnet.estimators.solve import Loss
+from sppnet.ops.boxes import require_tensors, whole
 
 _MAX_PASSES = 5000  # of a training over a class's rows; a hundred are usual for a gap of 1e-4
+_UNSIGNED = (torch.bool, torch.uint8)
 _STAGES = ("positives", "mining", "finished")
 
 _log = logging.getLogger(__name__)
@@ -153,10 +155,10 @@ class HardNegativeSvm:
         if (self._cache.find(names) >= 0).any():
             raise ValueError("ids were given as positives before: name every window once")
         self._cache.make_room(names, self._scores)
-        positions = labels.cpu().numpy()
+        positions = whole(labels, torch.int64, "labels").cpu().numpy()
         signs = np.zeros((len(names), num_classes), dtype=np.int8)
         signs[np.arange(len(names)), positions] = 1
-        self._cache.hold(read_features(rows, None), names, signs)
+        self._cache.hold(read_features(rows.float(), None), names, signs)
         self.intercept[positions] = 1.0
 
     def see(self, rows: Float[Tensor, "n d"], signs: Int[Tensor, "n k"], ids: Int[Tensor, " n"]) -> None:
@@ -177,14 +179,15 @@ class HardNegativeSvm:
         """
         self._require_stage("see", "positives", "mining")
         names = self._require_rows(rows, ids, signs)
-        if signs.shape[1:] != self.intercept.shape or signs.dtype in (torch.bool, torch.uint8):
+        is_sign = (signs == -1) | (signs == 0) | (signs == 1)
+        if signs.shape[1:] != self.intercept.shape or signs.dtype in _UNSIGNED or not is_sign.all():
             raise ValueError(
                 f"signs {tuple(signs.shape)} of type {signs.dtype}: expected a column for each of "
-                f"{len(self.intercept)} classes, with -1 where a window is a possible negative"
+                f"{len(self.intercept)} classes, with -1 where a window is a possible negative, else 0 or 1"
             )
         if not len(rows):
             return
-        rows = read_features(rows, None)
+        rows = read_features(rows.float(), None)
         self._stage = "mining"
         scores = self._scores(rows)
         slots = self._cache.find(names)
@@ -282,7 +285,8 @@ class HardNegativeSvm:
         return np.asarray(torch.addmm(self.intercept.to(rows), rows, self.coef.to(rows).T).cpu())
 
     def _require_rows(self, rows: Tensor, ids: Tensor, others: Tensor) -> NDArray[np.int64]:
-        names: NDArray[np.int64] = ids.cpu().numpy().astype(np.int64)
+        require_tensors(rows, ids, others)
+        names: NDArray[np.int64] = whole(ids, torch.int64, "ids").cpu().numpy()
         wanted = (len(names), self.coef.shape[1])
         if tuple(rows.shape) != wanted or others.shape[:1] + others.shape[2:] != ids.shape:
             raise ValueError(

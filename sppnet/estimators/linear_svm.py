@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sppnet.errors import ConfigError, NonFiniteError
-from sppnet.estimators.arrays import OneVsRest, as_kind_of, read_features, read_signs
+from sppnet.estimators.arrays import OneVsRest, as_array, as_kind_of, read_features, read_signs
 from sppnet.estimators.margin_loss import check_parameters
 from sppnet.estimators.solve import Loss, SvmSolver
 
@@ -123,21 +123,19 @@ class LinearSvm:
         return as_kind_of(scores[:, 0] if self._absent is None and len(bias) == 1 else scores, X)
 
     def predict(self, X: Any) -> Any:
-        """Labels; for a machine made of a matrix, the sign of every class (0 or 1 of an indicator)."""
+        """Labels (numpy's, if they are no numbers); of a matrix, every class's sign (or 0 or 1)."""
         scores = self.decision_function(X)
         if self._absent is not None:
             where: Any = torch.where if isinstance(scores, Tensor) else np.where
             return where(scores > 0, 1, self._absent)
         best = (scores > 0) * (len(self.classes_) - 1) if scores.ndim == 1 else scores.argmax(1)
         labels = self.classes_[best.cpu().numpy() if isinstance(best, Tensor) else best]
-        return torch.as_tensor(labels, device=X.device) if isinstance(X, Tensor) else labels
+        is_number = self.classes_.dtype.kind in "biuf"  # torch has no strings
+        return torch.as_tensor(labels, device=X.device) if isinstance(X, Tensor) and is_number else labels
 
     def score(self, X: Any, y: Any) -> float:
         """Share of labels (or signs) that are predicted right."""
-        labels, predicted = (
-            part.cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
-            for part in (y, self.predict(X))
-        )
+        labels, predicted = as_array(y), as_array(self.predict(X))
         if 1 in (labels.ndim, predicted.ndim) and labels.size == predicted.size:  # one is a column
             labels = labels.reshape(predicted.shape)
         if labels.shape != predicted.shape:
@@ -203,8 +201,9 @@ def _fit_each(
     has_both = (signs > 0).any(1) & (signs < 0).any(1)
     solver = SvmSolver(features, svm.bias_multiplier, int(has_both.sum())) if has_both.any() else None
     vectors = None
-    if init[0] is not None:
-        coef, bias = (torch.as_tensor(part).to(features)[has_both] for part in init)
+    if any(part is not None for part in init):
+        coef, bias = _read_start(init, (len(signs), features.shape[1]), features)
+        coef, bias = coef[has_both], bias[has_both]
         vectors = torch.cat([coef, bias.unsqueeze(1) / (svm.bias_multiplier or 1.0)], 1)
     weights = torch.where(signs > 0, svm.positive_weight, 1.0).to(signs) * signs.abs()
     for machine in machines:
@@ -219,6 +218,19 @@ def _fit_each(
             full[has_both], gap[has_both] = vectors.to(full.dtype), found.gap
         _set_fitted(machine, targets, full, gap, X)
         yield machine
+
+
+def _read_start(init: tuple[Any, Any], shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and biases to start from."""
+    if None in [None if part is None else 0 for part in init]:
+        raise ValueError("coef_init without intercept_init, or the other way round; give both, or neither")
+    coef, bias = (torch.as_tensor(part).to(like) for part in init)
+    if (coef.shape, bias.shape) != (shape, shape[:1]):
+        raise ValueError(
+            f"coef_init {tuple(coef.shape)} and intercept_init {tuple(bias.shape)}: expected {shape} and "
+            f"{shape[:1]}, a row a class"
+        )
+    return coef, bias
 
 
 def _set_fitted(
@@ -240,7 +252,10 @@ def _set_fitted(
     fitted._absent = targets.absent
     for name, status, reached in zip(targets.classes, fitted.status_, gap.tolist(), strict=False):
         if status != "converged":
-            _log.warning("class %s, svm_c=%g: %s (relative gap %.0e)", name, fitted.svm_c, status, reached)
+            left_out = "; 0 leaves a row out" if targets.absent == -1 and status == "no negatives" else ""
+            _log.warning(
+                "class %s, svm_c=%g: %s (relative gap %.0e)%s", name, fitted.svm_c, status, reached, left_out
+            )
 
 
 def _status(signs: Float[Tensor, " n"], gap: float, tolerance: float) -> Status:

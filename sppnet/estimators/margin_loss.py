@@ -12,6 +12,7 @@ Axes: k classes, n rows.
 """
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, NamedTuple, final
 
 import torch
@@ -106,8 +107,8 @@ def check_parameters(numbers: Mapping[str, Any]) -> None:
     """
     if numbers["loss"] not in ("squared_hinge", "hinge"):
         raise ConfigError(f"loss={numbers['loss']!r} is neither 'squared_hinge' nor 'hinge'")
-    for name in ("svm_c", "positive_weight", "tolerance"):
-        if not 0 < numbers[name] < float("inf"):
-            raise ConfigError(f"{name}={numbers[name]} must be positive and finite")
-    if not 0 <= numbers["bias_multiplier"] < float("inf"):
-        raise ConfigError(f"bias_multiplier={numbers['bias_multiplier']} must be finite, and 0 or positive")
+    for name in ("svm_c", "positive_weight", "tolerance", "bias_multiplier"):
+        value = numbers[name]
+        is_zero = name == "bias_multiplier" and value == 0
+        if not isinstance(value, Real) or not (is_zero or 0 < float(value) < float("inf")):
+            raise ConfigError(f"{name}={value!r} must be positive and finite")

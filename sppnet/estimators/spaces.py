@@ -148,7 +148,10 @@ class FeatureSpace(Space):
             rows = functional.pad(self.features[used].double(), (0, 1), value=self.bias_multiplier)
             hessian = (rows.T * bent[used]) @ rows
             hessian.diagonal().add_(1)
-            right.copy_(torch.cholesky_solve(right.unsqueeze(1), torch.linalg.cholesky(hessian))[:, 0])
+            factor, failed_at = torch.linalg.cholesky_ex(hessian)
+            if failed_at:  # numbers so large that the 1 is lost: conjugate gradients do what can be done
+                return None
+            right.copy_(torch.cholesky_solve(right.unsqueeze(1), factor)[:, 0])
         return step.to(gradient)
 
     def find_directions(self, num: int) -> Directions:
@@ -217,7 +220,10 @@ class GramSpace(Space):
             matrix = self.gram[used][:, used].double()
             matrix.diagonal().add_(1 / bent[used])
             right = (goal[used] / bent[used] - seen[used]).unsqueeze(1)
-            step[used] = torch.cholesky_solve(right, torch.linalg.cholesky(matrix))[:, 0]
+            factor, failed_at = torch.linalg.cholesky_ex(matrix)
+            if failed_at:  # as above
+                return None
+            step[used] = torch.cholesky_solve(right, factor)[:, 0]
         return self.adjoint(fixed.to(self.gram))
 
     def find_directions(self, num: int) -> Directions:

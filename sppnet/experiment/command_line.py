@@ -4,6 +4,7 @@ Hydra's grammar refuses most of what a path may hold, and takes the rest for num
 """
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, Node, OmegaConf
 
 from sppnet.errors import ConfigError
 from sppnet.experiment.contents import PATH_KEYS
@@ -82,8 +84,9 @@ def _parted(word: str) -> tuple[str, ...]:
     if not word.startswith("-"):
         return (word,)
     if option not in OPTIONS:
-        meant = did_you_mean(option, [*OPTIONS, "--help", "--version"])
-        raise ConfigError(f"{option}: no such option{meant}; values are set with KEY=VALUE")
+        key = option.lstrip("-").replace("-", "_")
+        meant = did_you_mean(option, [*OPTIONS, "--help", "--version"]) or did_you_mean(key, known_keys())
+        raise ConfigError(f"{option}: no such option{meant}; values are set with KEY=VALUE, without dashes")
     return (option, value) if equals else (option,)
 
 
@@ -207,3 +210,30 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
         close = [key for key, leaf in zip(known, leaves, strict=True) if leaf in nearest]
     close = sorted(close, key=lambda key: not key.startswith("training."))[:3]
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+@functools.cache
+def known_keys() -> list[str]:
+    """Every key of the default configuration that may be set, and every group, for suggestions."""
+    keys = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    for file in conf_dir().rglob("*.yaml"):
+        if file.parent.name not in ("experiment", "setting"):  # which set what stands elsewhere
+            packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
+            keys += _paths(OmegaConf.load(file), "" if packaged else f"{file.parent.name}.")
+    return sorted(
+        {key for key in keys if not key.startswith(("reduced.", "hydra"))}
+    )  # sentences, not settings
+
+
+def _paths(node: object, prefix: str) -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for key in node:
+            one = node._get_node(key)
+            if not (isinstance(one, Node) and one._is_interpolation()):  # which other key to set
+                yield f"{prefix}{key!s}"
+            yield from _paths(one, f"{prefix}{key!s}.")
+
+
+def naturally(name: str) -> list[tuple[int, str]]:
+    """So that table2 comes before table10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

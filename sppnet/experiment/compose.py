@@ -1,34 +1,54 @@
 """Everything that is not a verb is a Hydra command line: compose it, and explain what is wrong with it."""
 
-import functools
 import os
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import hydra
 import yaml
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, Node, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sppnet.errors import ConfigError
 from sppnet.experiment.command_line import (
+    at_home,
     did_you_mean,
     in_quotes,
+    is_path,
+    known_keys,
+    naturally,
     quoted,
     read_command_line,
     with_homes,
 )
-from sppnet.experiment.guarded_hydra import register
+from sppnet.experiment.guarded_hydra import register, user_folders
 from sppnet.experiment.installation import conf_dir, remember_command
 from sppnet.experiment.making import allow, require_allowed
 
 _GLOBAL: Final = ("experiment", "setting", "preset", "local")  # groups whose files set keys of the root
+_SAID_ELSEWHERE: Final = {  # what other programs call it -> what is said of it here
+    "train": "experiment=table2 preset=mini, or backbone=zf5 data=folder data.root=DIR preset=mini",
+    "fit": "experiment=table2 preset=mini, or backbone=zf5 data=folder data.root=DIR preset=mini",
+    "run": "experiment=table2 preset=mini",
+    "test": "report, for the results of what has run",
+    "eval": "report, for the results of what has run",
+    "evaluate": "report, for the results of what has run",
+    "show": "report, for the results of what has run",
+    "resume": "the command that ran: the same one again goes on where it stopped",
+    "predict": "detect, for objects in pictures",
+    "plan": "plan=true behind the command whose runs it is to say",
+    "sweep": "values with commas: seed=0,1,2",
+    "gc": "cache gc",
+    "verify": "data verify or cache verify",
+    "publish": "report RUNS_DIR --publish NAME",
+    "stale": "stale=rerun behind the command that ran",
+}
 _EXTRAS: Final = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 
 
@@ -45,6 +65,11 @@ def run_experiment(arguments: Sequence[str]) -> None:
         options = [option for option in line.options if option not in ("-m", "--multirun")]
     else:  # every command is one
         options = [*line.options, "--multirun"]
+    for place, word in enumerate(line.overrides):
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(
+                unknown_word(word, before=line.overrides[:place], behind=line.overrides[place + 1 :])
+            )
     register()
     remember_command(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
@@ -158,14 +183,39 @@ def explain(error: BaseException) -> str:
     lines = [*text.splitlines(), ""]
     said = next((one for one in lines if "be converted" in one), lines[0])
     match = re.search(r"full_key: (\S+)", text)
+    if match and "Missing mandatory value" in text:
+        said = f"missing; give it, {match[1]}={'DIR' if is_path(match[1]) else 'VALUE'}"
     return f"{match[1]}: {said}" if match else " ".join(text.split())
 
 
-def unknown_word(word: str, verbs: Sequence[str] = ()) -> str:
-    """What is said of a word that sets nothing."""
-    options = [f"{file.parent.name}={file.stem}" for file in conf_dir().glob("*/*.yaml") if file.stem == word]
-    meant = f"; did you mean {options[0]}?" if options else did_you_mean(word, verbs)
-    return f"{word}: {'no verb, and ' if verbs else ''}not KEY=VALUE{meant}; sppnet --help lists both"
+def unknown_word(
+    word: str, verbs: Sequence[str] = (), *, before: Sequence[str] = (), behind: Sequence[str] = ()
+) -> str:
+    """What is said of a word that sets nothing.
+
+    Args:
+        word: As it was typed.
+        verbs: There are, if it stood where one could.
+        before: The words before it.
+        behind: The words behind it.
+    """
+    if before and os.path.lexists(at_home(f"{before[-1].partition('=')[2]} {word}")):
+        return f"{word}: not KEY=VALUE; a blank parts two words: write {shlex.quote(f'{before[-1]} {word}')}"
+    files = [file for place in (conf_dir(), *user_folders()) for file in place.glob("*/*.yaml")]
+    options = {f"{file.parent.name}={file.stem}": file for file in files if not file.stem.startswith("_")}
+    named = [option for option, file in options.items() if file.stem == word.casefold()]
+    value = behind[0] if behind and "=" not in behind[0] else ""
+    if f"{word}={value}" in options or (value and word in known_keys()):
+        meant = f"; did you mean {word}={value}?"
+    elif word in {option.partition("=")[0] for option in options}:
+        choices = [one.partition("=")[2] for one in options if one.startswith(f"{word}=")]
+        meant = f": write {word}=NAME; there are {', '.join(sorted(choices, key=naturally))}"
+    elif word.casefold() in _SAID_ELSEWHERE:
+        meant = f"; did you mean {_SAID_ELSEWHERE[word.casefold()]}?"
+    else:
+        meant = f"; did you mean {named[0]}?" if named else did_you_mean(word.casefold(), [*verbs, *options])
+    what = "neither a verb nor KEY=VALUE" if verbs else "not KEY=VALUE"
+    return f"{word}: {what}{meant}; sppnet --help lists verbs and groups, sppnet --cfg job keys"
 
 
 def _unreadable(override: str, reason: str) -> str:
@@ -178,26 +228,6 @@ def _unreadable(override: str, reason: str) -> str:
     )
 
 
-@functools.cache
-def known_keys() -> list[str]:
-    """Every key of the default configuration that may be set, and every group, for suggestions."""
-    keys = [path.name for path in conf_dir().iterdir() if path.is_dir()]
-    for file in conf_dir().rglob("*.yaml"):
-        if file.parent.name not in ("experiment", "setting"):  # which set what stands elsewhere
-            packaged = "@package _global_" in file.read_text(encoding="utf-8") or file.parent == conf_dir()
-            keys += _paths(OmegaConf.load(file), "" if packaged else f"{file.parent.name}.")
-    return sorted({key for key in keys if not key.startswith("hydra")})
-
-
-def _paths(node: object, prefix: str) -> Iterator[str]:
-    if isinstance(node, DictConfig):
-        for key in node:
-            one = node._get_node(key)
-            if not (isinstance(one, Node) and one._is_interpolation()):  # which other key to set
-                yield f"{prefix}{key!s}"
-            yield from _paths(one, f"{prefix}{key!s}.")
-
-
 def _unknown_option(name: str, text: str) -> str:
     group, _, choice = name.rpartition("/")
     listed = re.findall(r"^\s+(\S+)$", text.partition("Available options")[2], flags=re.MULTILINE)
@@ -208,8 +238,9 @@ def _unknown_option(name: str, text: str) -> str:
             f'pip install -e ".[{_EXTRAS[choice]}]" in the folder of sppnet\'s code'
         )
     if options:
-        suggestion = did_you_mean(choice, options)
-        return f"{group}={choice}: no such {group}{suggestion}; there are {', '.join(options)}"
+        suggestion = did_you_mean(choice.casefold(), options)
+        there_are = ", ".join(sorted(options, key=naturally))
+        return f"{group}={choice}: no such {group}{suggestion}; there are {there_are}"
     if name.startswith("hydra.launcher"):
         return f"{name}: the launcher that is chosen has no such key; choose one with hydra/launcher=..."
     known = known_keys()

@@ -19,7 +19,7 @@ from sppnet.experiment.installation import conf_dir
 ONLY_COLUMN = "result"
 # Keys and groups whose value is read once for all cells.
 _OF_TABLES: Final = frozenset(
-    {"experiment", "preset", "table", "reduced", "reduced_detection", "jobs", "progress", "stale", "plan"}
+    {"experiment", "preset", "table", "reduced", "jobs", "progress", "stale", "plan"}
     | {"paths.runs", "paths.cache", "hydra", "hydra/launcher", "run_directory"}
 )
 

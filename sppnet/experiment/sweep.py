@@ -132,7 +132,8 @@ def _print_plan(cells: Sequence[PlannedRun], pending: Sequence[PlannedRun]) -> N
         if run in pending:
             state = "goes on" if any(run.directory.path.glob("checkpoint-*")) else "to run"
         print(f"{state:10}  {run.plan.stage:10}  {run.plan.label}")
-    print(f"{len(cells)} cells; {len(pending)} of {len(runs)} runs to make; plan=true starts none")
+    number = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+    print(f"{number}; {len(pending)} of {len(runs)} runs to make; plan=true starts none")
 
 
 def _group(base: dict[str, Any], laid: layout.Layout, contents: Contents, stage: str) -> str:
@@ -174,8 +175,11 @@ def _run(
         def on_step(run: PlannedRun, step: dict[str, Any]) -> None:
             view.update(run.plan.label, step["stage"], step["completed"], step["total"], step["detail"])
 
+        told: set[str] = set()
+
         def on_end(ended: Ended) -> None:
-            view.finish(ended.run.plan.label, _line(ended), is_cell=ended.run.cell is not None)
+            line = _line(ended, told, is_told_last=len(cells) == 1)
+            view.finish(ended.run.plan.label, line, is_cell=ended.run.cell is not None)
 
         if launch is not None:
             return run_all(pending, Launched(launch), on_end)
@@ -191,12 +195,14 @@ def _is_a_chain(pending: Sequence[PlannedRun]) -> bool:
     return all(before in run.after for before, run in zip(pending, pending[1:], strict=False))
 
 
-def _line(ended: Ended) -> str:
-    """How a run ended, in one line."""
+def _line(ended: Ended, told: set[str], *, is_told_last: bool) -> str:
+    """How a run ended, in one line; a cause is told once, and the only cell's when all has ended."""
     name, path = ended.run.plan.label, ended.run.directory.path
     if ended.error is not None:
+        cause = "of the same" if str(ended.error) in told else ended.error.line
+        told.add(str(ended.error))
         see = f" (see {path / 'run.log'})" if (path / "run.log").exists() else ""
-        return f"FAILED {name}: {ended.error.line}{see}"
+        return f"FAILED {name}{see}" if is_told_last else f"FAILED {name}: {cause}{see}"
     if not ended.run.directory.is_complete:
         return f"left {name} to another process that runs it"
     return f"done {name} in {read_json(path / 'status.json').get('seconds', 0.0):.0f} s"

@@ -20,13 +20,14 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
     table = conf.table
     labels = table.labels
     tested = conf.target or conf.data
+    called = _called(tested)
     return {
         "format": FORMAT,
         "table": table.name,
-        "title": table.title,
+        "title": table.title.replace("{tested}", called),
         "group": group,
         "preset": conf.preset,
-        "reduced": conf.reduced + (conf.reduced_detection if conf.detection else []),
+        "reduced": _reduced([*built_on(cells), *cells]),
         "data": _data(conf),
         "created": datetime.now(tz=UTC).isoformat(timespec="seconds"),
         "command": command_line(),
@@ -50,7 +51,8 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
         "metrics": table.metrics or _measured(table.measures, cells),
         "paper": table.paper,
         "paper_data": table.paper_data,
-        "tested": tested["name"],
+        "tested": called,
+        "tested_in": Path(tested["root"]).expanduser().resolve().name if tested.get("root") else None,
         "num_test": tested.get("facts", {}).get("num_test"),
         "claims": table.claims,
         "curve": table.curve,
@@ -67,11 +69,43 @@ def _measured(measures: Mapping[str, list[Any]], cells: Sequence[PlannedRun]) ->
 
 def _data(conf: Conf) -> str:
     """Name the images behind the numbers: those that test, others that trained, weights."""
-    name = str((conf.target or conf.data)["name"])
-    how = [f"networks trained on {conf.data['name']}"] if conf.target and conf.trained else []
+    name = _called(conf.target or conf.data)
+    how = [f"networks trained on {_called(conf.data)}"] if conf.target and conf.trained else []
     if weights := conf.backbone.get("weights"):
         how.append(f"networks with weights {Path(weights).name}")
     return f"{name} ({', '.join(how)})" if how else name
+
+
+def _called(part: Mapping[str, Any]) -> str:
+    """Name a data set: one that is anybody's by its folder."""
+    facts = part.get("facts", {})
+    if facts.get("is_generated"):
+        return f"generated {part['name']}"
+    if facts.get("is_anybodys") and part.get("root"):
+        return f"{part['name']} {Path(part['root']).expanduser().resolve().name}"
+    return str(part["name"])
+
+
+def _reduced(runs: Sequence[PlannedRun]) -> list[str]:
+    """What is smaller than the paper's, each sentence if it is true of a run; the user's own always are."""
+    said: dict[str, None] = {}
+    for run in runs:
+        conf, backbone = run.conf, run.conf.backbone
+        is_network = run.plan.stage == "network" and conf.trained
+        is_detector = conf.detection is not None
+        is_true = {
+            "weights": backbone.get("weights") is not None,
+            "filters": is_network and backbone.get("width", 1.0) != 1.0,
+            "no_spp": is_network and not conf.pyramid.any_size,
+            "schedule": is_network and not conf.schedule.get("facts", {}).get("watches_held_out"),
+            "first_weights": is_network and backbone.get("weights") is None,
+            **dict.fromkeys(("head", "images", "training"), is_network),
+            "scales": is_detector,
+            "finetuning": conf.detection is not None and conf.detection.finetuned,
+            "seconds": conf.detection is not None and conf.detection.layer == "time",
+        }
+        said |= {text: None for name, text in conf.reduced.items() if is_true.get(name, True)}
+    return list(said)
 
 
 def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
@@ -92,7 +126,7 @@ def _write_merged(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
     with contextlib.suppress(ArtifactError):
         old = read_json(file)
     if isinstance(old, dict) and old.get("format") == FORMAT:
-        for part in ("rows", "columns", "seeds", "built_on"):
+        for part in ("rows", "columns", "seeds", "built_on", "reduced"):
             new[part] = old[part] + [value for value in new[part] if value not in old[part]]
         places = {_place(cell) for cell in new["cells"]}
         new["cells"] = [cell for cell in old["cells"] if _place(cell) not in places] + new["cells"]

@@ -8,16 +8,18 @@ difficult). Precision rises only where something is right, so the curve is kept 
 
 import functools
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int8, Integer
+from jaxtyping import Bool, Float, Float64, Int, Int8, Integer
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from sppnet.errors import DataError, NonFiniteError
+from sppnet.errors import ConfigError, DataError, NonFiniteError
+from sppnet.ops.boxes import require_tensors, whole
 
 
 class PrecisionRecall(NamedTuple):
@@ -25,7 +27,7 @@ class PrecisionRecall(NamedTuple):
 
     recall: Float64[np.ndarray, " p"]
     precision: Float64[np.ndarray, " p"]
-    scores: Float32[np.ndarray, " p"]
+    scores: Float64[np.ndarray, " p"]
     num_positives: int  # what a recall of 1 would find
 
 
@@ -46,12 +48,17 @@ def mean_ap(ap: Float[Tensor, "*k"]) -> MeanAP:
     return MeanAP(float(counted.mean()), counted.numel(), ap.numel())
 
 
-def best_first(scores: Float32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def best_first(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Positions by descending score; equal scores keep their order, as in the devkit's sort.
 
-    Score and position become one integer, because NumPy sorts integers many times as fast as it sorts
-    stably.
+    Scores that are float32, in whatever type, become one integer with their position, because NumPy sorts
+    integers many times as fast as it sorts stably.
     """
+    with np.errstate(over="ignore"):
+        narrow = scores.astype(np.float32)
+    if not np.array_equal(narrow, scores):
+        return np.argsort(-scores, kind="stable")
+    scores = narrow
     # As integers, floats of one sign order like floats; the other sign's order is turned around.
     bits = (scores + np.float32(0)).view(np.int32)  # -0 + 0 = 0: both zeros are equal
     ascending = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
@@ -61,7 +68,7 @@ def best_first(scores: Float32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def trace_curve(
-    outcomes: Int8[np.ndarray, " n"], scores: Float32[np.ndarray, " n"], num_positives: int
+    outcomes: Int8[np.ndarray, " n"], scores: Float[np.ndarray, " n"], num_positives: int
 ) -> PrecisionRecall:
     """Trace the curve of a ranking.
 
@@ -123,6 +130,9 @@ class AveragePrecision(OfEveryClass):
 
     Args:
         num_classes: k.
+
+    Raises:
+        ConfigError: `num_classes` is not 1 or more.
     """
 
     is_differentiable = False
@@ -134,7 +144,7 @@ class AveragePrecision(OfEveryClass):
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes = require_classes(num_classes)
         for name in ("scores", "labels", "ids"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self.reset()
@@ -143,7 +153,7 @@ class AveragePrecision(OfEveryClass):
         """Forget everything seen."""
         super().reset()
         # A rank that never sees an image takes part in the gathering: its tensors need type and width.
-        self.scores.append(torch.empty(0, self.num_classes, device=self.device))
+        self.scores.append(torch.empty(0, self.num_classes, dtype=torch.float64, device=self.device))
         self.labels.append(torch.empty(0, self.num_classes, dtype=torch.int8, device=self.device))
         self.ids.append(torch.empty(0, dtype=torch.long, device=self.device))
 
@@ -163,8 +173,10 @@ class AveragePrecision(OfEveryClass):
 
         Raises:
             DataError: A label other than -1, 0, 1.
-            ValueError: Shapes that do not fit together.
+            TypeError: They are no tensors.
+            ValueError: Shapes that do not fit together, or ids that are no numbers from 0 on.
         """
+        require_tensors(scores, labels, *(() if ids is None else (ids,)))
         shape = (len(scores), self.num_classes)
         if not (scores.shape == labels.shape == shape and (ids is None or ids.shape == shape[:1])):
             raise ValueError(
@@ -172,12 +184,16 @@ class AveragePrecision(OfEveryClass):
                 f"{None if ids is None else tuple(ids.shape)}: expected a row an image and "
                 f"{self.num_classes} columns"
             )
-        labels = labels.to(torch.int8) * 2 - 1 if labels.dtype in (torch.bool, torch.uint8) else labels
-        if bool(((labels < -1) | (labels > 1)).any()):
-            raise DataError(f"labels from {int(labels.min())} to {int(labels.max())}; expected -1, 0 and 1")
-        self.scores.append(scores.detach().float())
-        self.labels.append(labels.to(torch.int8))
-        self.ids.append(torch.full((len(scores),), -1, device=scores.device) if ids is None else ids.long())
+        is_flag = labels.dtype in (torch.bool, torch.uint8)
+        known = (labels == 1) | (labels == 0) | ((labels == -1) if not is_flag else (labels == 0))
+        if not known.all():
+            expected = "0 and 1" if is_flag else "-1, 0 and 1"
+            raise DataError(f"a label is {labels[~known][0].item()}; expected {expected}")
+        if ids is not None and (ids := whole(ids, torch.long, "ids")).lt(0).any():
+            raise ValueError(f"ids from {int(ids.min())} on: expected numbers of images, 0 or more")
+        self.scores.append(real(scores))
+        self.labels.append(labels.to(torch.int8) * 2 - 1 if is_flag else labels.to(torch.int8))
+        self.ids.append(torch.full((len(scores),), -1, device=scores.device) if ids is None else ids)
 
     def compute(self) -> Float64[Tensor, " k"]:
         """AP of every class, a fraction; NaN for a class without positives.
@@ -192,7 +208,7 @@ class AveragePrecision(OfEveryClass):
 
         Raises:
             NonFiniteError: A score is NaN.
-            DataError: No label is -1, but some are 0: nothing would be counted as wrong.
+            DataError: No label of a class is -1, but some are 0 and some 1: nothing could be wrong.
         """
         scores, labels, ids = (
             dim_zero_cat(state).cpu().numpy() for state in (self.scores, self.labels, self.ids)
@@ -200,9 +216,11 @@ class AveragePrecision(OfEveryClass):
         if len(ids) and ids.min() >= 0:
             chosen = np.unique(ids, return_index=True)[1]
             scores, labels = scores[chosen], labels[chosen]
-        if (labels == 0).any() and not (labels < 0).any():
+        unlike = (labels == 0).any(axis=0) & (labels > 0).any(axis=0) & ~(labels < 0).any(axis=0)
+        if unlike.any():
             raise DataError(
-                "labels are 0 and 1, and 0 counts neither way; give -1 for absent classes, or bool"
+                f"labels of class {np.flatnonzero(unlike)[0]} are 0 and 1, and 0 counts neither way; give -1 "
+                f"where it is absent, or bool"
             )
         if np.isnan(scores).any():
             classes = np.flatnonzero(np.isnan(scores).any(axis=0))
@@ -210,7 +228,29 @@ class AveragePrecision(OfEveryClass):
         return [_trace_class(scores[:, k], labels[:, k]) for k in range(self.num_classes)]
 
 
-def _trace_class(scores: Float32[np.ndarray, " n"], labels: Int8[np.ndarray, " n"]) -> PrecisionRecall:
+def require_classes(num_classes: int) -> int:
+    """The number of classes itself, if it is one.
+
+    Raises:
+        ConfigError: It is not 1 or more.
+    """
+    if not isinstance(num_classes, Integral) or num_classes < 1:
+        raise ConfigError(f"num_classes={num_classes!r} must be a whole number, 1 or more")
+    return num_classes
+
+
+def real(scores: Tensor) -> Float64[Tensor, "*n"]:
+    """Scores in float64, in which those of any other type stay apart.
+
+    Raises:
+        ValueError: They are complex.
+    """
+    if scores.is_complex():
+        raise ValueError(f"scores of type {scores.dtype} have no order; give real numbers")
+    return scores.detach().double()
+
+
+def _trace_class(scores: Float64[np.ndarray, " n"], labels: Int8[np.ndarray, " n"]) -> PrecisionRecall:
     order = best_first(scores)
     return trace_curve(labels[order], scores[order], int((labels > 0).sum()))
 

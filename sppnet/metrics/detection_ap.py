@@ -20,15 +20,18 @@ from sppnet.metrics.average_precision import (
     area_ap,
     best_first,
     eleven_point_ap,
+    real,
+    require_classes,
     trace_curve,
 )
 from sppnet.metrics.matching import Objects, Ranked, judge_detections, require_columns, require_objects
+from sppnet.ops.boxes import whole
 
 # Type and width of every state; a row of `images` is an image's number and how many rows are its own.
 _EMPTY = {
     "images": torch.empty(0, 3, dtype=torch.long),
     "boxes_xyxy": torch.empty(0, 4),
-    "scores": torch.empty(0),
+    "scores": torch.empty(0, dtype=torch.float64),
     "labels": torch.empty(0, dtype=torch.int32),
     "truth_boxes_xyxy": torch.empty(0, 4),
     "truth_labels": torch.empty(0, dtype=torch.int32),
@@ -52,7 +55,7 @@ class _Found(NamedTuple):
 
     images: Int[np.ndarray, " n"]  # positions among the images
     boxes_xyxy: Float32[np.ndarray, "n 4"]
-    scores: Float32[np.ndarray, " n"]
+    scores: Float64[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
 
 
@@ -92,7 +95,7 @@ class VocDetectionAP(OfEveryClass):
             raise ConfigError(f"interpolation={interpolation!r}: expected {' or '.join(_AREAS)}")
         if not 0 < min_overlap <= 1:
             raise ConfigError(f"min_overlap={min_overlap} must be above 0 and at most 1")
-        self.num_classes = num_classes
+        self.num_classes = require_classes(num_classes)
         self.min_overlap = min_overlap
         self.interpolation = interpolation
         for name in _EMPTY:
@@ -116,18 +119,21 @@ class VocDetectionAP(OfEveryClass):
             truth: All that there is.
 
         Raises:
-            ValueError: Boxes, scores, labels or flags of unequal number, flags other than 0 and 1, or an
-                object whose box is none.
+            TypeError: They are no tensors, or `image` is no integer.
+            ValueError: Boxes, scores, labels or flags of unequal number, flags other than 0 and 1, labels
+                that are no whole numbers, or an object whose box is none.
         """
+        if not hasattr(image, "__index__"):
+            raise TypeError(f"image={image!r}: expected its number in the image set, an integer")
         require_columns(*detections, name="detection")
         require_objects(truth.boxes_xyxy, truth.is_difficult, truth.labels)
         counts = [[operator.index(image), len(detections.scores), len(truth.labels)]]
         self.images.append(torch.tensor(counts, device=self.device))
         self.boxes_xyxy.append(detections.boxes_xyxy.detach().float())
-        self.scores.append(detections.scores.detach().float())
-        self.labels.append(detections.labels.int())
+        self.scores.append(real(detections.scores))
+        self.labels.append(whole(detections.labels, torch.int32, "labels of detections"))
         self.truth_boxes_xyxy.append(truth.boxes_xyxy.float())
-        self.truth_labels.append(truth.labels.int())
+        self.truth_labels.append(whole(truth.labels, torch.int32, "labels of objects"))
         self.truth_is_difficult.append(truth.is_difficult.to(torch.uint8))
 
     def compute(self) -> Float64[Tensor, " k"]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int8
 from torch import Tensor
 
-from sppnet.ops.boxes import require_boxes
+from sppnet.ops.boxes import require_boxes, require_tensors
 
 
 class Ranked(NamedTuple):
@@ -36,8 +36,10 @@ def require_columns(boxes: Tensor, *columns: Tensor, name: str) -> None:
     """Refuse columns that are not one value a box.
 
     Raises:
+        TypeError: They are no tensors.
         ValueError: They are not; the message calls a box `name`.
     """
+    require_tensors(boxes, *columns)
     if boxes.shape[1:] != (4,) or any(column.shape != boxes.shape[:1] for column in columns):
         shapes = [tuple(column.shape) for column in (boxes, *columns)]
         raise ValueError(f"boxes, and what is said of each {name}, have shapes {shapes}: expected n x 4, n")

@@ -7,6 +7,7 @@ Axes: n images, c channels, h w pixels or cells.
 """
 
 from collections.abc import Mapping, Sequence, Set
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, ResourceError
 from sppnet.models.trunk import Backbone, close_matches
 from sppnet.models.weights import read_tensors, require_same_keys, without_prefix
 from sppnet.ops.lrn import LocalResponseNorm, WithinChannelNorm
@@ -146,6 +147,7 @@ class TorchvisionBackbone(Backbone):
     Raises:
         ConfigError: No such model, layer or weights.
         ArtifactError: The weights file does not fit the model.
+        ResourceError: The weights cannot be downloaded.
     """
 
     def __init__(self, *, name: str, model: str, layer: str, weights: str | None) -> None:
@@ -160,7 +162,7 @@ class TorchvisionBackbone(Backbone):
             raise ConfigError(f"backbone {name}: {model} has no layer {layer!r}{close_matches(layer, nodes)}")
         trunk = create_feature_extractor(whole, {layer: "maps"})
         if weights is not None and _is_file(weights):
-            _load_trunk(Path(weights), trunk, whole)
+            _load_trunk(Path(weights).expanduser(), trunk, whole)
         roles = {"conv4": _before_last_convolution(whole, layer), "conv5": layer}
         super().__init__(name=name, trunk=trunk, roles=roles, mean=mean, std=std, own_init=True)
         self._graph: fx.Graph = trunk.eval_graph
@@ -201,7 +203,7 @@ def _built(name: str, model: str, weights: str | None) -> tuple[Sequence[float],
     if weights is None or _is_file(weights):
         return _IMAGENET_MEAN, _IMAGENET_STD, torchvision.models.get_model(model, weights=None, **extra)
     choices = torchvision.models.get_model_weights(model)
-    names = [*choices.__members__, "DEFAULT"]
+    names = list(dict.fromkeys([*choices.__members__, "DEFAULT"]))
     if weights not in names:
         raise ConfigError(
             f"backbone {name}: {weights!r} is neither a .safetensors file nor weights of {model}, "
@@ -209,7 +211,14 @@ def _built(name: str, model: str, weights: str | None) -> tuple[Sequence[float],
         )
     chosen = choices[weights]
     preset = chosen.transforms()
-    whole = torchvision.models.get_model(model, weights=chosen)
+    try:
+        whole = torchvision.models.get_model(model, weights=chosen)
+    except (OSError, RuntimeError, HTTPException) as error:  # no network, no room, not the bytes expected
+        raise ResourceError(
+            f"backbone {name}: weights {weights} of {model} cannot be downloaded from {chosen.url} "
+            f"({error}); fetch them where there is a network, and give the path of a .safetensors file"
+            f"{_CONVERT}"
+        ) from error
     return [255 * value for value in preset.mean], [255 * value for value in preset.std], whole
 
 
@@ -220,7 +229,7 @@ _CONVERT = """; a PyTorch file is converted once, by
 
 
 def _is_file(weights: str) -> bool:
-    return weights.endswith(".safetensors")
+    return weights.lower().endswith(".safetensors")
 
 
 def _nodes(model: nn.Module) -> dict[str, str]:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sppnet.errors import ConfigError
 from sppnet.models.trunk import Backbone
 
 
@@ -35,7 +36,13 @@ class InputNorm(nn.Module):
 
     @classmethod
     def constant(cls, *, mean: Sequence[float], std: Sequence[float]) -> "InputNorm":
-        """Use three constants, such as the paper's 128 for VOC2007 and Caltech101 (Appendix A)."""
+        """Use three constants, such as the paper's 128 for VOC2007 and Caltech101 (Appendix A).
+
+        Raises:
+            ConfigError: They are not three finite numbers, or a deviation is not positive.
+        """
+        if not len(mean) == len(std) == 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise ConfigError(f"mean={mean}, std={std}: expected three finite numbers each, std above 0")
         return cls(mean=_per_channel(mean), std=_per_channel(std))
 
     @classmethod

@@ -3,6 +3,7 @@
 Axes: n images or windows, c channels, h w pixels or cells.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Literal, final
 
@@ -14,7 +15,10 @@ from sppnet.errors import ConfigError
 from sppnet.models.initialise import Init
 from sppnet.models.normalise import InputNorm
 from sppnet.models.trunk import Backbone, close_matches
-from sppnet.ops.pyramid import num_bins, pool_pyramid, pool_pyramid_sliding
+from sppnet.ops.boxes import require_tensors
+from sppnet.ops.pyramid import num_bins, pool_pyramid, pool_pyramid_sliding, require_levels
+
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -54,13 +58,18 @@ class SppNet(nn.Module):
         super().__init__()
         if pooling not in ("bins", "sliding"):
             raise ConfigError(f"pyramid.pooling={pooling!r}: expected bins or sliding")
-        if not levels or min(levels) < 1:
+        try:
+            levels = require_levels(levels)
+        except ValueError as error:
+            raise ConfigError(f"pyramid.levels: {error}") from error
+        if min(head_width, num_classes) < 1 or not 0 <= dropout <= 1:
             raise ConfigError(
-                f"pyramid.levels={list(levels)}: expected one or more numbers of bins, each >= 1"
+                f"head_width={head_width}, num_classes={num_classes}, dropout={dropout}: expected 1 or "
+                f"more, 1 or more, and 0 to 1"
             )
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.input_norm = input_norm
-        self.levels = tuple(levels)
+        self.levels = levels
         self.pooling = pooling
         self.num_classes = num_classes
         self.fc6 = nn.Linear(backbone.out_channels * num_bins(levels), head_width)
@@ -69,6 +78,7 @@ class SppNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout(dropout)
         self.min_short_side = backbone.min_size(max(levels))
+        self._has_looked = False
         own = [] if backbone.own_init else [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
         init(own, [self.fc6, self.fc7, self.fc8])
 
@@ -161,12 +171,28 @@ class SppNet(nn.Module):
             )
 
     def _normalised(self, images: Tensor) -> Tensor:
+        require_tensors(images)
+        if images.dim() != 4 or images.shape[1] != 3 or images.is_complex():
+            raise ValueError(
+                f"images {tuple(images.shape)} of {images.dtype}: expected n 3 h w, RGB on 0..255; a single "
+                f"one is image[None], and one of h w 3 is first image.permute(2, 0, 1)"
+            )
         height, width = images.shape[2:]
         if min(height, width) < self.min_short_side:
             raise ValueError(
                 f"images of {height} x {width} pixels are too small: {self.backbone.name} with the pyramid "
                 f"{list(self.levels)} needs >= {self.min_short_side} px per side; raise view.short_side"
             )
-        normalised: Tensor = self.input_norm(images)
+        self._look_at_range(images)
+        normalised: Tensor = self.input_norm(images).to(self.fc6.weight.dtype)
         # Channels last: pooling and normalisation work on whole channel vectors then.
         return normalised.contiguous(memory_format=torch.channels_last)
+
+    def _look_at_range(self, images: Tensor) -> None:
+        """Warn, once, of images that seem to be on 0..1."""
+        if self._has_looked or images.is_meta or torch.compiler.is_compiling() or not images.numel():
+            return
+        self._has_looked = True
+        low, high = images.aminmax()
+        if images.is_floating_point() and low >= 0 and 0 < high <= 1:
+            _log.warning("images from %.2g to %.2g: are they on 0..1? 0..255 is expected", low, high)

@@ -153,6 +153,8 @@ def require_room(name: str, size: int, short_side: int) -> None:
     Raises:
         ConfigError: It is.
     """
+    if size < 1:
+        raise ConfigError(f"view={name}: image.size={size} must be 1 or more pixels")
     if size > short_side:
         raise ConfigError(
             f"view={name}: a view of image.size={size} pixels does not fit into a short side of "

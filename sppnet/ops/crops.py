@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from sppnet.ops.boxes import require_tensors
+
 
 def centre_crop(
     image: UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"], size: int
@@ -67,6 +69,9 @@ def _crop(image: Tensor, top: int, left: int, size: int) -> Tensor:
 
 
 def _require_size(image: Tensor, size: int) -> None:
+    require_tensors(image)
+    if image.dim() != 3 or size < 1:
+        raise ValueError(f"a crop of {size} pixels of an image of shape {tuple(image.shape)}: expected c h w")
     height, width = image.shape[1:]
     if min(height, width) < size:
         raise ValueError(

@@ -10,6 +10,7 @@ Axes: n images, c channels, h w cells.
 
 import abc
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, final
 
 import torch
@@ -17,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from sppnet.ops.boxes import require_tensors
 
 # Numbers of a strip: three or four float32 buffers of this size fit a core's second-level cache.
 _STRIP = 96 * 1024
@@ -67,7 +70,8 @@ def within_channel_norm(
         k: Added to the weighted mean, positive (1 in Caffe).
 
     Raises:
-        ValueError: `size` is even: the square would have no centre.
+        TypeError: The maps are no tensor.
+        ValueError: They are not `n c h w` real numbers, or `size` is even: the square would have no centre.
     """
     if size % 2 == 0:
         raise ValueError(f"size={size}: a window within a channel needs an odd side, such as 3")
@@ -109,6 +113,11 @@ class WithinChannelNorm(ResponseNorm):
 
 
 def _normalise(maps: Tensor, window: _Window) -> Tensor:
+    require_tensors(maps)
+    if maps.dim() != 4 or not maps.is_floating_point():
+        raise ValueError(f"maps {tuple(maps.shape)} of {maps.dtype}: expected n c h w real numbers")
+    if not isinstance(window.size, Integral) or window.size < 1:
+        raise ValueError(f"size={window.size}: expected a window of 1 or more, a whole number")
     if torch.compiler.is_compiling() or maps.is_meta:
         return _plain(maps, window)  # a compiler fuses this itself, and wants no loop over strips
     if torch.is_grad_enabled() and maps.requires_grad:

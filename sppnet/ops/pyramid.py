@@ -9,14 +9,19 @@ a union is the maximum of the maxima, so {6,3,2,1} reads the map once.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import final
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+
+from sppnet.ops.boxes import require_tensors
+
+Levels = Iterable[int] | Int[Tensor, " levels"] | Int[np.ndarray, " levels"]
 
 
 def num_bins(levels: Sequence[int]) -> int:
@@ -37,9 +42,10 @@ def pool_pyramid(maps: Float[Tensor, "n c h w"], levels: Sequence[int]) -> Float
         Levels in the order given; inside a level channel-major (c, then bins row by row).
 
     Raises:
-        ValueError: A level asks for more bins than the map has cells.
+        TypeError: The maps are no tensor.
+        ValueError: They are not `n c h w` real numbers, or a level asks for more bins than they have cells.
     """
-    _require_cells(maps, levels)
+    levels = _require_cells(maps, levels)
     # Pooling whole channel vectors (channels last) is vectorised, one channel at a time is not.
     maps = maps.contiguous(memory_format=torch.channels_last)
     grids: dict[int, Tensor] = {}
@@ -68,9 +74,10 @@ def pool_pyramid_sliding(
         As `pool_pyramid`, bit for bit.
 
     Raises:
+        TypeError: The maps are no tensor.
         ValueError: A level has more bins than the map has cells, or r is neither 0 nor 1.
     """
-    _require_cells(maps, levels)
+    levels = _require_cells(maps, levels)
     for side in maps.shape[2:]:
         for level in levels:
             _require_same_as_bins(side, level)
@@ -96,10 +103,9 @@ class SpatialPyramidPool(nn.Module):
         ValueError: Levels that are not whole numbers, 1 or more.
     """
 
-    def __init__(self, levels: Sequence[int]) -> None:
+    def __init__(self, levels: Levels) -> None:
         super().__init__()
-        require_levels(levels)
-        self.levels = tuple(levels)
+        self.levels = require_levels(levels)
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n features"]:
         """Pool the maps."""
@@ -110,20 +116,41 @@ class SpatialPyramidPool(nn.Module):
         return f"levels={list(self.levels)}"
 
 
-def require_levels(levels: Sequence[int]) -> None:
-    """Refuse what is no pyramid.
+def require_levels(levels: Levels) -> tuple[int, ...]:
+    """The levels, of an array too, if they are a pyramid.
 
     Raises:
         ValueError: There is no level, or one is not a whole number, 1 or more.
     """
-    if not levels or not all(isinstance(level, Integral) and level >= 1 for level in levels):
-        raise ValueError(f"levels {list(levels)}: expected whole numbers of bins a side, each 1 or more")
+    listed = levels.tolist() if isinstance(levels, Tensor | np.ndarray) else levels
+    found = tuple(listed) if isinstance(listed, Iterable) else ()
+    if not found or any(not isinstance(one, Integral) or isinstance(one, bool) or one < 1 for one in found):
+        raise ValueError(
+            f"levels {list(found) or listed!r}: expected whole numbers of bins a side, each 1 or more"
+        )
+    return tuple(int(level) for level in found)
 
 
-def _require_cells(maps: Tensor, levels: Sequence[int]) -> None:
-    require_levels(levels)
+def require_real_maps(maps: Tensor) -> None:
+    """Refuse maps that cannot be pooled.
+
+    Raises:
+        TypeError: They are no tensor.
+        ValueError: They are no floating-point numbers, or have no channels.
+    """
+    require_tensors(maps)
+    if not maps.is_floating_point() or not maps.shape[-3]:
+        raise ValueError(
+            f"maps {tuple(maps.shape)} of {maps.dtype}: expected channels of real numbers: .float()"
+        )
+
+
+def _require_cells(maps: Tensor, levels: Sequence[int]) -> tuple[int, ...]:
+    require_tensors(maps)
+    levels = require_levels(levels)
     if maps.dim() != 4:
         raise ValueError(f"maps of shape {tuple(maps.shape)}: expected n c h w; of a single map, maps[None]")
+    require_real_maps(maps)
     height, width = maps.shape[2:]
     for level in levels:
         if level > height or level > width:
@@ -131,6 +158,7 @@ def _require_cells(maps: Tensor, levels: Sequence[int]) -> None:
                 f"a feature map of {height} x {width} cells is smaller than the level of {level} x {level} "
                 f"bins of the pyramid {list(levels)}: take a larger image, or a coarser pyramid"
             )
+    return levels
 
 
 def _require_same_as_bins(side: int, level: int) -> None:

@@ -5,6 +5,8 @@ Areas count both ends of a box, as VOC and the authors' code do; `torchvision.op
 Axes: n boxes, classes without the background.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sppnet.errors import NonFiniteError
-from sppnet.ops.boxes import require_boxes
+from sppnet.ops.boxes import require_boxes, require_tensors
 from sppnet.ops.compiled import load_kernels
 
 
@@ -36,8 +38,8 @@ def suppress(
             of range.
         NonFiniteError: A score is NaN.
     """
-    _require_scores(scores, max_overlap, (len(boxes),))
     require_boxes(boxes, "box")
+    _require_scores(scores, max_overlap, (len(boxes),))
     kept = _greedy(_on_processor(boxes), _on_processor(scores), max_overlap)
     return torch.from_numpy(kept).to(boxes.device)
 
@@ -61,19 +63,21 @@ def suppress_per_class(
         For every class the rows kept, the best first.
 
     Raises:
-        ValueError: A box is inverted or not finite, or `max_overlap` is out of range.
+        ValueError: A box is inverted or not finite, `max_overlap` is out of range, or `score_above` NaN.
         NonFiniteError: A score is NaN.
     """
-    _require_scores(
-        scores, max_overlap, (len(boxes), boxes.shape[1] if boxes.dim() == 3 else scores.shape[-1])
-    )
+    require_tensors(boxes, scores)
     require_boxes(boxes.flatten(0, -2), "box")
-    columns, places = _on_processor(scores), _on_processor(boxes)
+    columns = boxes.shape[1] if boxes.dim() == 3 else scores.shape[1] if scores.dim() == 2 else "classes"
+    _require_scores(scores, max_overlap, (len(boxes), columns))
+    if math.isnan(score_above):
+        raise ValueError("score_above is NaN: no score is above it")
+    numbers, places = _on_processor(scores), _on_processor(boxes)
     results = []
     for label in range(scores.shape[1]):
-        rows = np.flatnonzero(columns[:, label] > score_above)
+        rows = np.flatnonzero(numbers[:, label] > score_above)
         of_class = places[rows] if boxes.dim() == 2 else places[rows, label]
-        kept = rows[_greedy(of_class, columns[rows, label], max_overlap)]
+        kept = rows[_greedy(of_class, numbers[rows, label], max_overlap)]
         results.append(torch.from_numpy(kept).to(boxes.device))
     return results
 
@@ -110,9 +114,11 @@ def _on_processor(numbers: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def _require_scores(scores: Tensor, max_overlap: float, shape: tuple[int, ...]) -> None:
+def _require_scores(scores: Tensor, max_overlap: float, shape: tuple[int | str, ...]) -> None:
+    require_tensors(scores)
     if scores.shape != shape:
-        raise ValueError(f"scores of shape {tuple(scores.shape)}: expected {shape}, as there are boxes")
+        expected = " x ".join(map(str, shape))
+        raise ValueError(f"scores of shape {tuple(scores.shape)}: expected {expected}, as there are boxes")
     if not 0 <= max_overlap <= 1:
         raise ValueError(f"max_overlap={max_overlap}: expected an intersection over union from 0 to 1")
     if scores.isnan().any():

@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sppnet.ops.boxes import require_tensors
 from sppnet.ops.compiled import load_kernels, run_in_shares
-from sppnet.ops.pyramid import num_bins, require_levels
+from sppnet.ops.pyramid import num_bins, require_levels, require_real_maps
 from sppnet.ops.window_tables import channel_groups, chunks, maxima_table, plan_levels, pool_from_table
 
 Order = Literal["pyramid", "bins_first"]
@@ -50,18 +51,20 @@ def pool_windows(
         One row per window; `out` if given.
 
     Raises:
+        TypeError: The map or the cells are no tensor.
         ValueError: A window is inverted or reaches beyond the map, there is more than one map, or `out` does
             not fit, or would have to hold a gradient.
     """
+    require_tensors(maps, cells)
     one = maps[0] if maps.dim() == 4 and len(maps) == 1 else maps
-    _require_pyramid(one, levels, order)
+    levels = _require_pyramid(one, levels, order)
     _require_cells(cells, *one.shape[1:])
     shape = (len(cells), len(one) * num_bins(levels))
     if out is not None:
         _require_buffer(out, one, shape)
     rows = one.permute(1, 2, 0).contiguous()
     if rows.requires_grad and torch.is_grad_enabled():
-        result: Tensor = _PoolWindows.apply(rows, cells.long(), tuple(levels), order)
+        result: Tensor = _PoolWindows.apply(rows, cells.long(), levels, order)
         return result
     return _pooled(rows, cells.long(), levels, order, one.new_empty(shape) if out is None else out)
 
@@ -78,6 +81,8 @@ def bins_first(
     Raises:
         ValueError: The features are no multiple of the pyramid's bins.
     """
+    require_tensors(weight)
+    levels = require_levels(levels)
     channels, rest = divmod(weight.shape[1], num_bins(levels))
     if rest:
         raise ValueError(
@@ -179,16 +184,17 @@ def _views(rows: Tensor, channels: int, levels: Sequence[int], order: Order) -> 
     return [part.view(len(rows), channels, -1).transpose(1, 2) for part in parts]
 
 
-def _require_pyramid(maps: Tensor, levels: Sequence[int], order: str) -> None:
+def _require_pyramid(maps: Tensor, levels: Sequence[int], order: str) -> tuple[int, ...]:
     if maps.dim() != 3:
         raise ValueError(f"maps of shape {tuple(maps.shape)}: expected c h w or 1 c h w, one image's map")
-    require_levels(levels)
+    require_real_maps(maps)
     if order not in ("pyramid", "bins_first"):
         raise ValueError(f"order={order}: expected pyramid or bins_first")
+    return require_levels(levels)
 
 
 def _require_cells(cells: Tensor, height: int, width: int) -> None:
-    if cells.is_floating_point() or cells.dim() != 2 or cells.shape[1] != 4:
+    if cells.is_floating_point() or cells.dtype == torch.bool or cells.dim() != 2 or cells.shape[1] != 4:
         raise ValueError(
             f"cells {tuple(cells.shape)} of type {cells.dtype}: expected n x 4 whole numbers, as "
             f"map_cells returns"

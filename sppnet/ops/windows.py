@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sppnet.ops.boxes import clip_boxes, require_boxes
+from sppnet.ops.boxes import clip_boxes, require_boxes, require_tensors
 from sppnet.ops.receptive_field import ReceptiveField
 
 CellMapping = Literal["centre_inside", "paper", "release"]
@@ -46,9 +46,11 @@ def map_cells(
         First column, first row, last column, last row, 0-based and inclusive.
 
     Raises:
-        ValueError: A window is inverted or not finite, or the mapping is unknown.
+        ValueError: A window is inverted or not finite, the map has no cells, or the mapping is unknown.
     """
     require_boxes(windows, "window")
+    if min(map_size) < 1:
+        raise ValueError(f"map_size={tuple(map_size)}: a map has at least one cell each way")
     first, last = _ends(windows.double(), field, mapping)
     crossed = first > last
     middle = torch.floor((first + last) / 2)
@@ -104,8 +106,10 @@ def choose_scale(
         ValueError: A window is inverted or not finite, there is no scale, or the target is unknown.
     """
     require_boxes(windows, "window")
-    if not scales:
-        raise ValueError("scales is empty: expected one short side in pixels or more, such as 688")
+    if not isinstance(scales, Sequence) or not scales or not all(scale > 0 for scale in scales):
+        raise ValueError(f"scales={scales}: expected short sides in pixels, one or more, such as [688]")
+    if not short_side > 0:
+        raise ValueError(f"short_side={short_side}: expected the image's, in pixels")
     sides = windows.double()
     pixels = (sides[:, 2] - sides[:, 0] + 1) * (sides[:, 3] - sides[:, 1] + 1)
     choices = sides.new_tensor(scales)
@@ -133,8 +137,12 @@ def scale_windows(windows: Float[Tensor, "n 4"], short_side: int, scale: int) ->
         Windows on the resized image, in float64.
 
     Raises:
-        ValueError: The image is one pixel wide or high.
+        TypeError: The windows are no tensor.
+        ValueError: The image is one pixel wide or high, or would be none.
     """
+    require_tensors(windows)
+    if scale < 1:
+        raise ValueError(f"scale={scale}: expected the short side of the resized image, 1 or more")
     if short_side < 2:
         raise ValueError(f"short_side={short_side}: an image this narrow has no scale; expected 2 or more")
     return windows.double() * (scale - 1) / (short_side - 1)

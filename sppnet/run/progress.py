@@ -41,7 +41,7 @@ class BatchProgress(Callback):
     ) -> None:
         """One batch further."""
         num_batches = int(trainer.num_training_batches)
-        if not trainer.optimizers:  # SVMs are solved once all features are there
+        if "loss" not in outputs:  # SVMs are solved once all features are there
             stage = "solving" if batch_idx + 1 == num_batches else "reading features"
             self.report(Step(stage, batch_idx + 1, num_batches, ""))
             return

@@ -11,7 +11,7 @@ from typing import Any
 from sppnet.tables import escape
 from sppnet.tables.per_class import per_class_table
 from sppnet.tables.table import Cell, Metric, Table
-from sppnet.tables.wording import MARK, legend, ours_text, rows_of
+from sppnet.tables.wording import MARK, legend, one_line, rows_of
 
 _VERDICT = {True: "holds", False: "does not hold", None: "open"}
 
@@ -91,32 +91,24 @@ def to_csv(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     named = [*(metric.label for metric in table.metrics), *(f"paper: {one.label}" for one in table.metrics)]
-    head = ["row", "column", table.repeats, "status", "stale", "preset", *named]
+    head = ["row", "column", table.repeats, "status", "stale", "preset", "data", *named]
     writer.writerow([escape.csv_text(text) for text in head])
     for row, column in itertools.product(table.rows, table.columns):
         cell = table.cells[row.id, column.id]
         measured = [cell.measured[metric.key] for metric in table.metrics]
         paper = [one.paper for one in measured]
-        *labels, scale = (escape.csv_text(text) for text in (row.label, column.label, table.scale))
+        texts = (row.label, column.label, table.scale, table.data)
+        *labels, scale, data = (escape.csv_text(text) for text in texts)
         for repeat, status in (cell.seeds or {0: cell.status}).items():
             ours = [round(value, 6) for one in measured for value in [one.values.get(repeat, math.nan)]]
             shown = ["" if math.isnan(value) else value for value in ours]
-            writer.writerow([*labels, repeat, status, cell.is_stale, scale, *shown, *paper])
+            writer.writerow([*labels, repeat, status, cell.is_stale, scale, data, *shown, *paper])
     return stream.getvalue()
 
 
-def _one_line(table: Table, cell: Cell, metric: Metric) -> str:
-    """Print ours (paper, difference) as one string."""
-    one = cell.measured[metric.key]
-    beside = [metric.text(one.paper)] if one.paper is not None else []
-    beside += [metric.signed_text(one.difference)] if one.difference is not None else []
-    text = ours_text(table, cell, metric)
-    return f"{text} ({', '.join(beside)})" if beside else text
-
-
 def _legend(table: Table) -> str:
-    has_paper = any(table.has_paper(metric) for metric in table.metrics)
-    return legend(table) + (" Each cell: ours (paper, difference)." if has_paper else "")
+    is_compared = any(table.has_paper(one) and table.is_compared(one) for one in table.metrics)
+    return legend(table) + (" Each cell: ours (paper, difference)." if is_compared else "")
 
 
 def to_markdown(table: Table) -> str:
@@ -144,7 +136,7 @@ def _markdown_grid(table: Table, metric: Metric) -> list[str]:
     labels = [metric.label, *(column.label for column in table.columns)]
     lines = [_markdown_row(labels), "|---" + "|---:" * len(table.columns) + "|"]
     for row in rows_of(table, metric):
-        cells = [_one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
+        cells = [one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
         lines.append(_markdown_row([row.label, *cells]))
     return [*lines, ""]
 
@@ -161,7 +153,7 @@ def to_latex(table: Table) -> str:
         lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
         lines += [_latex_row(labels), r"\midrule"]
         for row in rows_of(table, metric):
-            cells = [_one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
+            cells = [one_line(table, table.cells[row.id, column.id], metric) for column in table.columns]
             lines.append(_latex_row([row.label]).removesuffix(r" \\") + " & " + _latex_numbers(cells))
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     sentences = [*table.reduced, _legend(table)]

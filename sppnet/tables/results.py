@@ -14,6 +14,7 @@ from sppnet.tables.runs import read_cells, read_named
 from sppnet.tables.table import MARK_OF_STALE, Cell, CellStatus, Measurement, Metric, Run, Setting, Table
 
 FORMAT = 2
+_FIRST = "run a table first: sppnet experiment=table2 preset=mini"
 # A cell none of whose seeds is complete is called by the first of these that a seed is.
 _PRECEDENCE: tuple[CellStatus, ...] = ("running", "damaged", "failed", "interrupted", "missing")
 
@@ -37,7 +38,7 @@ def read_table(directory: Path, group: str | None = None) -> Table:
         raise ConfigError(f"{directory}: no group {group!r}; --group is one of {', '.join(files)}")
     group = group or next(iter(files))
     others = [other for other in files if other != group]
-    notes = [f"{directory} also holds group {', '.join(others)}; choose with --group"] if others else []
+    notes = [_others(directory, others)] if others else []
     raw = read_json(files[group])
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
@@ -64,14 +65,13 @@ def table_files(directory: Path) -> list[Path]:
         ArtifactError: It holds none.
     """
     if not directory.is_dir():
-        raise DataError(
-            f"{directory}: no such directory; run a table first: sppnet experiment=table2 preset=mini"
-        )
+        there_are = sorted({file.parent.name for file in directory.parent.glob("*/table-*.json")})
+        step = f"there are {', '.join(there_are)}" if there_are else _FIRST
+        raise DataError(f"{directory}: no such directory; {step}")
     files = sorted(directory.glob("table-*.json"), key=_age_order)
     if not files:
         raise ArtifactError(
-            f"{directory}: no table-<group>.json in it; name a directory such as runs/table2, "
-            f"or run a table: sppnet experiment=table2 preset=mini"
+            f"{directory}: no table-<group>.json in it; name a directory such as runs/table2, or {_FIRST}"
         )
     return files
 
@@ -89,6 +89,16 @@ def table_directories(root: Path) -> list[Path]:
     if not files:
         table_files(root)
     return list(dict.fromkeys(file.parent for file in files))
+
+
+def _others(directory: Path, groups: Sequence[str]) -> str:
+    """Say what else is in a directory of tables."""
+    number = "an earlier table" if len(groups) == 1 else f"{len(groups)} earlier tables"
+    more = f" ... {groups[-1]}" if len(groups) > 3 else ""
+    return (
+        f"{directory} also holds {number} of other settings: sppnet report {directory} --group "
+        f"{' or '.join(groups[:3])}{more}; table.name=NAME keeps the next one apart"
+    )
 
 
 def _age_order(file: Path) -> tuple[int, str]:
@@ -111,7 +121,7 @@ def _build(
     metrics = tuple(_metric(metric) for metric in raw["metrics"])
     by_place = {(run.row, run.column, run.repeat): run for run in runs}
     counts = {run.metrics["test/num_images"] for run in runs if "test/num_images" in run.metrics}
-    is_whole = raw.get("num_test") is None or counts <= {raw["num_test"]}
+    is_whole = raw.get("num_test") is None or counts == {raw["num_test"]}
     of_paper = {
         (cell["row"], cell["column"])
         for cell in raw["cells"]
@@ -140,7 +150,7 @@ def _build(
         cells |= {(row.id, column.id): _reference(row, column, metrics, other) for column in columns}
     return Table(
         name=clean(raw["table"]),
-        title=clean(raw["title"]),
+        title=clean(raw["title"] if is_whole else raw["title"].replace(raw["tested"], _layout(raw))),
         group=group,
         preset=clean(raw["preset"]),
         data=clean(raw["data"] if is_whole else _part(raw, counts)),
@@ -158,6 +168,7 @@ def _build(
         per_class=clean(raw["per_class"]) if raw.get("per_class") else None,
         repeats=clean(raw.get("repeats", "seed")),
         curve=clean(raw["curve"]) if raw.get("curve") else None,
+        paper_data=tuple(clean(name) for name in raw.get("paper_data") or []),
         notes=tuple(notes),
     )
 
@@ -187,12 +198,16 @@ def _lacking_classes(runs: Iterable[Run]) -> list[str]:
     ]
 
 
+def _layout(raw: Mapping[str, Any]) -> str:
+    """Name images that are not all of a data set, or may be others in its layout, by their folder."""
+    return f"{raw.get('tested_in') or 'images'} in {raw['tested']}'s layout"
+
+
 def _part(raw: Mapping[str, Any], counts: Iterable[float]) -> str:
     """What was tested on, if it is not all of what its name says, or something else in that layout."""
     tested = " or ".join(f"{count:.0f}" for count in sorted(counts))
-    name = raw["tested"]
-    part = f"{name}'s layout, {tested} test images where {name} has {raw['num_test']}"
-    return str(raw["data"]).replace(name, part, 1)
+    than = f", {tested} test images where {raw['tested']} has {raw['num_test']}" if tested else ""
+    return str(raw["data"]).replace(raw["tested"], _layout(raw) + than, 1)
 
 
 def _stale(runs: Iterable[Run]) -> list[str]:

@@ -216,6 +216,7 @@ class Table:
         runs: Every run that is a cell of it.
         built_on: The runs they look at: networks, features, members of ensembles.
         curve: What the columns measure, if the rows are curves.
+        paper_data: What the paper's numbers were measured on.
         per_class: How the keys of what is measured class by class begin; None if nothing is.
         notes: What the reader should know of the reading: other groups, damaged runs.
     """
@@ -237,6 +238,7 @@ class Table:
     runs: tuple[Run, ...]
     built_on: tuple[Run, ...]
     curve: str | None
+    paper_data: tuple[str, ...]
     per_class: str | None
     repeats: str
     notes: tuple[str, ...]
@@ -244,6 +246,11 @@ class Table:
     def has_paper(self, metric: Metric) -> bool:
         """Whether the paper has a number of a metric."""
         return any(cell.measured[metric.key].paper is not None for cell in self.cells.values())
+
+    def is_compared(self, metric: Metric) -> bool:
+        """Whether some number of ours and the paper's are of the same data, so that they are subtracted."""
+        cells = (cell for cell in self.cells.values() if cell.status != "reference")
+        return any(cell.measured[metric.key].is_comparable for cell in cells)
 
     @property
     def heading(self) -> str:

@@ -3,7 +3,9 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from rich.text import Text
 from sppnet.tables.curves import draw_curves
 from sppnet.tables.per_class import per_class_table
 from sppnet.tables.table import CellStatus, Metric, Setting, Table
-from sppnet.tables.wording import MARK, legend, ours_text, rows_of
+from sppnet.tables.wording import MARK, legend, one_line, ours_text, rows_of
 
 # A row is three lines high: a long label wraps without costing a line.
 _LABEL_WIDTH = 15
@@ -65,38 +67,71 @@ def to_terminal(table: Table, *, width: int, is_coloured: bool) -> str:
     )
     # Text, not str, everywhere: a label in square brackets is not markup.
     console.print(Text(table.heading, style="bold"))
-    for line in table.reduced:
-        console.print(Text(f"  - {line}"))
+    if nothing := _nothing_measured(table):
+        console.print(Text(nothing, style="yellow"))
+        for note in table.notes:
+            console.print(Text(f"note: {note}", style="yellow"))
+        return _lines(stream)
+    if table.reduced:
+        console.print(Padding(Text(f"reduced: {'; '.join(table.reduced)}"), (0, 0, 0, 2)))
     console.print(Text(legend(table)))
-    missing = [row for row in table.rows if _is_missing(table, row)]
-    missing = [] if len(missing) == len(table.rows) else missing
+    begun = _begun(table)
     for metric in table.metrics:
-        begun = [row for row in rows_of(table, metric) if row not in missing]
-        grid = _grid if table.has_paper(metric) else _plain_grid
-        for columns in _blocks(table, metric, width) if begun else []:
+        rows = rows_of(begun, metric)
+        grid = _grid if table.has_paper(metric) and table.is_compared(metric) else _plain_grid
+        for columns in _blocks(begun, metric, width) if rows else []:
             console.print()
-            console.print(grid(table, metric, columns, begun))
-    if missing:
+            console.print(grid(begun, metric, columns, rows))
+    if missing := [
+        setting.label
+        for setting in (*table.rows, *table.columns)
+        if setting not in begun.rows + begun.columns
+    ]:
         console.print()
-        console.print(Text(f"not run yet: {', '.join(row.label for row in missing)}", style="yellow"))
+        console.print(Text(f"not run yet: {'; '.join(missing)}", style="yellow"))
     if (by_class := per_class_table(table)) is not None:
         for columns in _blocks(by_class, by_class.metrics[0], width):
             console.print()
             console.print(_plain_grid(by_class, by_class.metrics[0], columns, by_class.rows))
     console.print()
+    waiting = [claim for claim in table.claims if claim.holds is None and claim.detail.startswith("none of")]
     for claim in table.claims:
+        if claim in waiting:
+            continue
         style = {True: "green", False: "red", None: "yellow"}[claim.holds]
         console.print(Text.assemble((MARK[claim.holds], style), f" {claim.text}"))
         console.print(Padding(Text(claim.detail), (0, 0, 0, 2)))
+    if waiting:
+        texts = "; ".join(claim.text for claim in waiting)
+        console.print(Text.assemble((MARK[None], "yellow"), f" nothing to compare yet: {texts}"))
     for note in table.notes:
         console.print(Text(f"note: {note}", style="yellow"))
+    return _lines(stream)
+
+
+def _lines(stream: StringIO) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-def _is_missing(table: Table, row: Setting) -> bool:
-    """Whether nothing of a row has begun."""
-    states = {table.cells[row.id, column.id].status for column in table.columns}
-    return "missing" in states and states <= {"missing", "reference"}
+def _nothing_measured(table: Table) -> str:
+    """What is said in place of a table without one number of ours; nothing of others."""
+    cells = [cell for cell in table.cells.values() if cell.status != "reference"]
+    if not cells or any(one.ours is not None for cell in cells for one in cell.measured.values()):
+        return ""
+    states = Counter("not run" if cell.status == "missing" else cell.status for cell in cells)
+    return f"nothing measured yet; cells: {', '.join(f'{count} {state}' for state, count in states.items())}"
+
+
+def _begun(table: Table) -> Table:
+    """The table without rows, and then columns, of which nothing has begun; all of it if nothing has."""
+
+    def is_begun(places: Iterable[tuple[str, str]]) -> bool:
+        states = {table.cells[place].status for place in places}
+        return "missing" not in states or not states <= {"missing", "reference"}
+
+    rows = tuple(row for row in table.rows if is_begun((row.id, column.id) for column in table.columns))
+    columns = tuple(column for column in table.columns if is_begun((row.id, column.id) for row in rows))
+    return replace(table, rows=rows, columns=columns) if rows and columns else table
 
 
 def _texts(table: Table, metric: Metric, row: Setting, column: Setting) -> tuple[str, str, str]:
@@ -113,11 +148,17 @@ def _blocks(table: Table, metric: Metric, width: int) -> list[list[Setting]]:
     label = min(
         max(cell_len(text) for text in (metric.label, *(row.label for row in table.rows))), _LABEL_WIDTH
     )
-    room = width - label - _GAP - len("paper")
+    is_compared = table.has_paper(metric) and table.is_compared(metric)
+    room = width - label - _GAP - len("paper") * is_compared
+
+    def texts_of(row: Setting, column: Setting) -> Sequence[str]:
+        cell = table.cells[row.id, column.id]
+        return _texts(table, metric, row, column) if is_compared else [one_line(table, cell, metric)]
+
     blocks: list[list[Setting]] = [[]]
     left = room
     for column in table.columns:
-        texts = [text for row in table.rows for text in _texts(table, metric, row, column)]
+        texts = [text for row in table.rows for text in texts_of(row, column)]
         needed = max(cell_len(text) for text in (column.label, *texts)) + _GAP
         if blocks[-1] and needed > left:
             blocks.append([])
@@ -128,13 +169,13 @@ def _blocks(table: Table, metric: Metric, width: int) -> list[list[Setting]]:
 
 
 def _plain_grid(table: Table, metric: Metric, columns: list[Setting], rows: Sequence[Setting]) -> Grid:
-    """Ours alone, a line a row."""
+    """A line a row: ours, and the paper's in brackets where it is of other data."""
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
     grid.add_column(Text(metric.label), max_width=2 * _LABEL_WIDTH, overflow="fold")
     for column in columns:
         grid.add_column(Text(column.label), justify="right", overflow="fold")
     for row in rows:
-        cells = [ours_text(table, table.cells[row.id, column.id], metric) for column in columns]
+        cells = [one_line(table, table.cells[row.id, column.id], metric) for column in columns]
         grid.add_row(Text(row.label), *cells)
     return grid
 

@@ -35,4 +35,19 @@ def legend(table: Table) -> str:
     seeds = f"one {table.repeats}"
     if number > 1:
         seeds = f"mean ± standard deviation of {number} {table.repeats}s"
-    return f"Ours: {seeds}. Data: {table.data}."
+    known = [metric for metric in table.metrics if table.has_paper(metric)]
+    if not known:
+        return f"{seeds[0].upper()}{seeds[1:]}. Data: {table.data}."
+    text = f"Ours: {seeds}. Data: {table.data}."
+    if any(table.is_compared(metric) for metric in known):
+        return text
+    return f"{text} The paper's, in brackets: {' and '.join(table.paper_data) or 'other data'}."
+
+
+def one_line(table: Table, cell: Cell, metric: Metric) -> str:
+    """Print ours (paper, difference) as one string."""
+    one = cell.measured[metric.key]
+    beside = [metric.text(one.paper)] if one.paper is not None else []
+    beside += [metric.signed_text(one.difference)] if one.difference is not None else []
+    text = ours_text(table, cell, metric)
+    return f"{text} ({', '.join(beside)})" if beside else text

@@ -68,7 +68,7 @@ def test_a_table_is_printed_by_its_directory(runs, capsys):
     _make_table(runs / "table2")
     assert report.main(["runs/table2"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("table2: errors (preset mini: not the paper's scale)\n  - few images\n")
+    assert out.startswith("table2: errors (preset mini: not the paper's scale)\n  reduced: few images\n")
     assert "25.00" in out
     assert "failed" in out
 

@@ -189,6 +189,11 @@ def _is_aside(path: str) -> bool:
     return any(_is_temporary(part) for part in Path(path).parts)
 
 
+def arguments_of(name: str, data: Path) -> tuple[str, ...]:
+    """A command whole, with its pictures in a folder of their own."""
+    return (sys.executable, "-m", "sppnet.cli.main", *COMMANDS[name], *TINY, f"data.root={data}")
+
+
 def prove(name: str, sample: int, seed: int, scratch: Path) -> bool:
     """Prove it of one command; print the counts and what was bad. Returns whether all was well."""
     command = (

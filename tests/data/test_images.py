@@ -173,13 +173,36 @@ def test_a_long_narrow_image_is_refused(tmp_path, size):
         pixels(path)
 
 
-def test_a_text_bomb_in_a_png_is_refused(tmp_path):
-    path = save(tmp_path, Image.new("RGB", (8, 8)))
+def with_chunk(path: Path, kind: bytes, body: bytes, check: int | None = None) -> Path:
     content = path.read_bytes()
-    bomb = b"zTXtComment\0\0" + zlib.compress(b"\0" * 100_000_000, 9)
-    chunk = struct.pack(">I", len(bomb) - 4) + bomb + struct.pack(">I", zlib.crc32(bomb))
+    check = zlib.crc32(kind + body) if check is None else check
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
     path.write_bytes(content[:33] + chunk + content[33:])
-    with pytest.raises(DataError, match="too large"):
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "check"),
+    [
+        (b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * 100_000_000, 9), None),  # a bomb
+        (b"tEXt", b"a\0b", 0),
+        (b"pHYs", b"\0\0", None),
+        (b"gAMA", b"", None),
+    ],
+)
+def test_the_pixels_of_a_png_do_not_depend_on_its_metadata(tmp_path, kind, body, check):
+    plain = save(tmp_path, Image.new("RGB", (8, 8), (1, 2, 3)), "plain.png")
+    odd = with_chunk(save(tmp_path, Image.new("RGB", (8, 8), (1, 2, 3))), kind, body, check)
+    np.testing.assert_array_equal(pixels(odd), pixels(plain))
+
+
+def test_pixels_of_a_png_that_are_damaged_are_refused_though_exif_is_looked_for(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    path = save(tmp_path, Image.fromarray(noise))
+    content = bytearray(path.read_bytes())
+    content[60] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not readable as an image"):
         pixels(path)
 
 

@@ -57,7 +57,10 @@ def test_a_small_class_keeps_one_image_to_test_with_and_says_so(caplog):
     splits = split_pool(pool(40, 12), selection(train=30))
     assert per_class(splits.train) == [30, 11]
     assert per_class(splits.test) == [10, 1]
-    assert "class 'b' has 12 images: 11 train (wanted: 30), 1 tests" in caplog.text
+    assert (
+        "1 of 2 classes have too few images for data.per_class=30 and one to test, which they keep: b has 12"
+        in caplog.text
+    )
 
 
 def test_held_out_images_come_out_of_every_class_of_the_training_images_only():
@@ -205,3 +208,11 @@ def test_a_class_without_images_is_named(tmp_path):
     (tmp_path / "bee").mkdir()
     with pytest.raises(DataError, match="bee: no images"):
         list_classes(tmp_path)
+
+
+def test_copies_among_drawn_images_are_said(tmp_path, caplog):
+    for number, value in enumerate((10, 10, 10, 10)):
+        write_image(tmp_path / "cats" / f"{number}.png", value)
+        write_image(tmp_path / "dogs" / f"{number}.png", 60 * number)
+    FolderReader().read(tmp_path, selection(train=2))
+    assert "2 test images are copies of training images" in caplog.text

@@ -433,3 +433,21 @@ def test_a_blank_first_line_is_no_problem_and_a_bare_ampersand_is_explained(anno
     assert annotation("\n\n<?xml version='1.0'?>" + an_annotation(an_object())).width == 50
     with pytest.raises(DataError, match="& is written &amp;"):
         annotation("<annotation><path>a & b</path></annotation>")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("gb2312", "螺丝"), ("shift_jis", "ネジ"), ("utf-16", "grün")]
+)
+def test_an_annotation_is_in_the_encoding_that_it_declares(devkit, encoding, name):
+    devkit.add("000001", an_object())
+    text = an_annotation(an_object(name))
+    devkit.annotate("000001", f'<?xml version="1.0" encoding="{encoding}"?>{text}'.encode(encoding))
+    devkit.list_set("/data/JPEGImages/000001.jpg /data/Annotations/000001.xml")
+    assert devkit.read().classes == (name,)
+
+
+def test_an_annotation_in_no_declared_encoding_is_to_be_saved_as_utf_8(annotation):
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        annotation(an_annotation(an_object("grün")).encode("latin-1"))
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        annotation(b'<?xml version="1.0" encoding="klingon"?><annotation/>')

@@ -152,3 +152,23 @@ def test_features_that_are_no_numbers_are_refused():
     features[2, 1] = float("nan")
     with pytest.raises(NonFiniteError, match="row 2"):
         BoxRegressor(ridge=1.0).fit(features, windows, truth)
+
+
+def test_windows_of_small_integers_move_as_real_ones():
+    features, windows = torch.rand(9, 2), torch.tensor([[1, 2, 150, 200]] * 9, dtype=torch.uint8)
+    regressor = BoxRegressor(ridge=1.0).fit(features, windows, windows.float() + 90)
+    moved = regressor.predict(features, windows)
+    assert moved.dtype == torch.float32
+    torch.testing.assert_close(moved, regressor.predict(features, windows.float()))
+    assert moved.max() > 255
+
+
+def test_what_no_prediction_can_come_from_is_refused():
+    windows = torch.tensor([[0.0, 0.0, 9.0, 9.0]] * 3)
+    with pytest.raises(ConfigError, match="before it is fitted"):
+        _ = BoxRegressor(ridge=1.0).status_
+    regressor = BoxRegressor(ridge=1.0).fit(torch.rand(3, 2), windows, windows)
+    with pytest.raises(NonFiniteError):
+        regressor.predict(torch.full((3, 2), float("nan")), windows)
+    with pytest.raises(ValueError, match="expected 2 for each"):
+        regressor.predict(torch.rand(3, 5), windows)

@@ -353,3 +353,13 @@ def test_signs_that_are_flags_or_of_other_classes_are_refused():
     for signs in (torch.ones(4, CLASSES, dtype=torch.uint8), -torch.ones(4, CLASSES - 1, dtype=torch.int8)):
         with pytest.raises(ValueError, match="with -1 where a window is a possible negative"):
             one.see(rows, signs, ids)
+
+
+def test_labels_of_any_integer_type_are_positions_and_rows_beyond_float32_are_refused():
+    svms = machine(num_features=2, num_classes=2)
+    svms.add_positives(torch.eye(2), torch.tensor([0, 1], dtype=torch.uint8), torch.tensor([1, 2]))
+    assert svms.status == ["no negatives"] * 2
+    with pytest.raises(NonFiniteError, match="infinity"):
+        svms.see(torch.full((1, 2), 1e300, dtype=torch.float64), torch.tensor([[-1, -1]]), torch.tensor([3]))
+    with pytest.raises(ValueError, match="else 0 or 1"):
+        svms.see(torch.ones(1, 2), torch.tensor([[-1, 5]]), torch.tensor([3]))

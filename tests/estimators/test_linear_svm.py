@@ -177,10 +177,7 @@ def test_features_of_a_diverged_net_are_refused_by_row(problem):
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_scikit_learn_accepts_it_as_an_estimator():
-    reasons = {
-        "check_do_not_raise_errors_in_init_or_set_params": "types are checked while testing",
-    }
-    results = check_estimator(svm(), expected_failed_checks=reasons, on_fail="raise", on_skip=None)
+    results = check_estimator(svm(), on_fail="raise", on_skip=None)
     assert sum(result["status"] == "passed" for result in results) > 50
 
 
@@ -243,3 +240,39 @@ def test_weights_that_are_nan_are_no_result(problem):
     nothing = np.full_like(problem.signs.T @ problem.features, np.nan)
     with pytest.raises(NonFiniteError, match="coef_init"):
         svm().fit(problem.features, problem.signs, nothing, np.zeros(len(nothing)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (np.array([None, "a"] * 3, object), "NoneType, str"),
+        (np.array([1.0, np.nan] * 3, object), "NaN"),
+        (np.array([["1", "0"]] * 6, object), "not \\['0', '1'\\]"),
+        (np.ones((6, 2), complex), "complex128"),
+    ],
+)
+def test_targets_that_are_no_labels_are_named(targets, found):
+    with pytest.raises(ValueError, match=found):
+        svm().fit(np.eye(6), targets)
+
+
+def test_tensors_of_any_real_type_are_targets_and_complex_features_none(problem):
+    features, signs = torch.tensor(problem.features), torch.tensor(np.where(problem.signs > 0, 1.0, -1.0))
+    plain = svm().fit(features, signs)
+    assert torch.equal(svm().fit(features, signs.bfloat16()).coef_, plain.coef_)
+    with pytest.raises(ValueError, match="complex64"):
+        svm().fit(features.to(torch.complex64), signs)
+    labels = np.where(signs[:, 0] > 0, "cat", "dog")
+    assert set(svm().fit(features, labels).predict(features)) == {"cat", "dog"}  # torch has no strings
+
+
+def test_a_start_of_another_shape_is_refused(problem):
+    with pytest.raises(ValueError, match="a row a class"):
+        svm().fit(problem.features, problem.signs, np.zeros((7, 2)), np.zeros(7))
+    with pytest.raises(ValueError, match="give both"):
+        svm().fit(problem.features, problem.signs, intercept_init=np.zeros(3))
+
+
+def test_numbers_beyond_a_factorisation_end_in_a_status():
+    features = np.random.default_rng(0).normal(size=(60, 5)) * 1e17
+    assert svm().fit(features, features[:, 0] > 0).status_ == ["not converged"]

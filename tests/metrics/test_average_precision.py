@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sppnet.errors import DataError, NonFiniteError
+from sppnet.errors import ConfigError, DataError, NonFiniteError
 from sppnet.metrics.average_precision import (
     AveragePrecision,
     area_ap,
@@ -131,7 +131,7 @@ def test_the_mean_leaves_out_what_has_no_positives_and_says_so():
 
 
 def test_other_labels_are_refused():
-    with pytest.raises(DataError, match="labels from 0 to 2; expected -1, 0 and 1"):
+    with pytest.raises(DataError, match="a label is 2; expected -1, 0 and 1"):
         ap_of([0, 2])
 
 
@@ -168,3 +168,26 @@ def test_one_class_has_a_vector_of_one_number():
     metric = AveragePrecision(num_classes=1)
     metric.update(torch.tensor([[0.9], [0.1]]), torch.tensor([[1], [-1]]))
     assert metric.compute().tolist() == [1]
+
+
+def test_scores_that_only_float64_tells_apart_are_ranked():
+    scores = 1 + 1e-12 * torch.tensor([[3.0], [2.0], [1.0]], dtype=torch.float64)
+    metric = AveragePrecision(num_classes=1)
+    metric.update(scores, torch.tensor([[-1], [-1], [1]]))
+    assert metric.compute().item() == pytest.approx(1 / 3)
+
+
+def test_a_column_of_0_and_1_among_signs_is_refused():
+    metric = AveragePrecision(num_classes=2)
+    metric.update(torch.rand(3, 2), torch.tensor([[1, 1], [-1, 0], [1, 0]]))
+    with pytest.raises(DataError, match="class 1 are 0 and 1"):
+        metric.compute()
+
+
+def test_numbers_of_images_and_classes_are_whole_and_in_range():
+    with pytest.raises(ConfigError, match="num_classes=0"):
+        AveragePrecision(num_classes=0)
+    with pytest.raises(ValueError, match="0 or more"):
+        AveragePrecision(num_classes=1).update(torch.rand(1, 1), torch.tensor([[1]]), torch.tensor([-4]))
+    with pytest.raises(DataError, match="a label is 255"):
+        AveragePrecision(num_classes=1).update(torch.rand(1, 1), torch.tensor([[255]], dtype=torch.uint8))

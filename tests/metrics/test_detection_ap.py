@@ -287,3 +287,15 @@ INVERTED, UNKNOWN = (9, 9, 0, 0), (0, 0, 9, math.nan)
 def test_boxes_that_are_none_are_refused(image, message):
     with pytest.raises(ValueError, match=message):
         ap_of(image)
+
+
+@pytest.mark.parametrize("label", [0.9, 2**32, float("nan")])
+def test_a_label_is_never_cut_to_fit(label):
+    box, flags = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([False])
+    found = Detections(box, torch.ones(1), torch.tensor([label]))
+    there = GroundTruth(box, torch.tensor([label]), flags)
+    metric = VocDetectionAP(num_classes=1, min_overlap=0.5, interpolation="area")
+    with pytest.raises(ValueError, match="labels of detections"):
+        metric.update(0, found, there._replace(labels=torch.tensor([0])))
+    with pytest.raises(ValueError, match="labels of objects"):
+        metric.update(0, found._replace(labels=torch.tensor([0])), there)

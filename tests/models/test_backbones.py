@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from sppnet.errors import ArtifactError, ConfigError
+from sppnet.errors import ArtifactError, ConfigError, ResourceError
 from sppnet.models.backbones import LayeredBackbone, TorchvisionBackbone
 
 PAPER = ["zf5", "convnet5", "overfeat5", "overfeat7"]
@@ -189,3 +189,10 @@ def test_a_misspelt_torchvision_setting_gets_a_hint(settings, complaint):
     right = {"name": "mine", "model": "squeezenet1_1", "layer": "features.12", "weights": None}
     with pytest.raises(ConfigError, match=complaint):
         TorchvisionBackbone(**right | settings)
+
+
+def test_weights_that_cannot_be_downloaded_end_in_one_message(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody there
+    with pytest.raises(ResourceError, match="cannot be downloaded from https://"):
+        TorchvisionBackbone(name="S", model="squeezenet1_1", layer="features.12", weights="DEFAULT")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sppnet.errors import ConfigError
 from sppnet.models.normalise import InputNorm
 
 
@@ -46,3 +47,9 @@ def test_preprocessing_is_carried_with_the_trunk(backbone):
     image = torch.tensor([0.485, 0.456, 0.406]).mul(255)[None, :, None, None]
     torch.testing.assert_close(norm(image), torch.zeros(1, 3, 1, 1), atol=1e-6, rtol=0)
     torch.testing.assert_close(norm(image + 255 * 0.225)[0, 2], torch.ones(1, 1))
+
+
+@pytest.mark.parametrize(("mean", "std"), [([1.0, 2.0], [1.0] * 3), ([0.0] * 3, [1.0, 0.0, 1.0])])
+def test_constants_that_are_none_are_refused(mean, std):
+    with pytest.raises(ConfigError, match="three finite numbers"):
+        InputNorm.constant(mean=mean, std=std)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sppnet.ops.boxes import clip_boxes, decode_offsets, encode_offsets, flip_boxes, iou
+from sppnet.ops.boxes import clip_boxes, decode_offsets, encode_offsets, flip_boxes, iou, keep_windows
 
 
 def boxes(*rows):
@@ -83,3 +83,17 @@ def test_a_window_of_one_pixel_has_finite_offsets():
 def test_an_inverted_truth_is_named_instead_of_becoming_nan():
     with pytest.raises(ValueError, match=r"truth 1 is \[9.0, 0.0, 4.0, 9.0\]"):
         encode_offsets(boxes([0, 0, 9, 9], [0, 0, 9, 9]), boxes([0, 0, 9, 9], [9, 0, 4, 9]))
+
+
+def test_small_integers_do_not_overflow():
+    small = torch.tensor([[0, 0, 250, 250]], dtype=torch.uint8)
+    assert flip_boxes(small, 400).tolist() == [[149, 0, 399, 250]]
+    assert clip_boxes(small, (100, 300)).tolist() == [[0, 0, 250, 99]]
+    assert len(keep_windows(torch.tensor([[0, 0, 255, 255]], dtype=torch.uint8), min_side=5, max_proposals=9))
+    low = torch.tensor([[-100, -100, 100, 100]], dtype=torch.int8)
+    torch.testing.assert_close(encode_offsets(low, low), torch.zeros(1, 4))
+
+
+def test_boxes_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="x1 <= x2"):
+        iou(boxes([9, 9, 0, 0]), boxes([0, 0, 9, 9]))

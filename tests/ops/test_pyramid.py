@@ -1,5 +1,6 @@
 """Bins of Appendix A, against torch's adaptive pooling and numbers small enough to read."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import adaptive_max_pool2d
@@ -88,3 +89,14 @@ def test_the_module_exports_for_any_map_size():
     )
     maps = torch.randn(1, 4, 29, 10)
     assert torch.equal(exported.module()(maps), pool_pyramid(maps, [6, 3, 2, 1]))
+
+
+@pytest.mark.parametrize("levels", [np.array([3, 1]), torch.tensor([3, 1]), (3, 1)])
+def test_levels_come_as_any_array(levels):
+    maps = torch.rand(2, 4, 5, 6)
+    assert torch.equal(SpatialPyramidPool(levels)(maps), pool_pyramid(maps, [3, 1]))
+
+
+def test_maps_without_channels_are_refused():
+    with pytest.raises(ValueError, match="channels of real numbers"):
+        pool_pyramid(torch.ones(1, 0, 5, 5), [2])

@@ -179,7 +179,7 @@ def test_one_scale_leaves_no_choice():
 
 
 def test_no_scale_is_refused():
-    with pytest.raises(ValueError, match="scales is empty"):
+    with pytest.raises(ValueError, match="one or more, such as"):
         choose_scale(torch.tensor([[0.0, 0.0, 9.0, 9.0]]), 375, [], "paper")
 
 
@@ -196,3 +196,12 @@ def test_scaling_is_the_authors_formula():
 def test_an_image_of_one_pixel_has_no_scale():
     with pytest.raises(ValueError, match="short_side=1"):
         scale_windows(torch.zeros(1, 4), 1, 688)
+
+
+def test_a_map_without_cells_and_sides_that_are_none_are_refused():
+    window, field = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), ReceptiveField(stride=16, size=11, padding=5)
+    with pytest.raises(ValueError, match="at least one cell"):
+        map_cells(window, field, (0, 4), "centre_inside")
+    for short_side, scales in ((0, [480]), (300, [-480]), (300, [])):
+        with pytest.raises(ValueError, match="in pixels"):
+            choose_scale(window, short_side, scales, "paper")

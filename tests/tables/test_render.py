@@ -92,7 +92,7 @@ def test_a_part_of_a_data_set_is_not_called_by_its_name_alone(sweep):
     sweep.describe(data="VOC 2007 (weights w)", tested="VOC 2007", num_test=4952)
     sweep.run("no_spp", "zf5", 0.312, num_images=600)
     table = read_table(sweep.directory)
-    assert table.data == "VOC 2007's layout, 600 test images where VOC 2007 has 4952 (weights w)"
+    assert table.data == "images in VOC 2007's layout, 600 test images where VOC 2007 has 4952 (weights w)"
     sweep.run("no_spp", "overfeat7", 0.312, num_images=4952)  # one that is whole does not make the other so
     assert read_table(sweep.directory).cells["no_spp", "zf5"].measured["test/top1_error"].difference is None
     assert table.cells["no_spp", "zf5"].measured["test/top1_error"].difference is None
@@ -140,6 +140,8 @@ def test_the_terminal_shows_three_lines_a_row_within_eighty_columns(table):
 def test_many_columns_are_parted_into_blocks_that_fit(sweep):
     classes = {f"class{number}": f"class {number}" for number in range(21)}
     sweep.describe(columns=classes)
+    for name in classes:
+        sweep.run("no_spp", name, 0.36)
     lines = _terminal(read_table(sweep.directory)).splitlines()
     assert max(map(len, lines)) <= 80
     words = " ".join(lines)
@@ -160,9 +162,42 @@ def test_a_claim_is_marked_and_worded(sweep, with_spp, mark, word):
     if with_spp is not None:
         sweep.run("spp_single", "zf5", with_spp)
     table = read_table(sweep.directory)
-    assert f"{mark} SPP beats no SPP" in _terminal(table)
+    said = "" if word != "open" else "nothing to compare yet: "
+    assert f"{mark} {said}SPP beats no SPP" in _terminal(table)
     assert f"- {mark} {word}: SPP beats no SPP" in to_markdown(table)
     assert f"{word}: SPP beats no SPP" in to_latex(table)
+
+
+def test_what_has_not_begun_is_one_line(sweep):
+    claims = [{**CLAIM, "only": ["overfeat7"], "text": f"claim {number}"} for number in (1, 2)]
+    sweep.describe(claims=claims)
+    sweep.run("no_spp", "zf5", 0.36)
+    lines = _terminal(read_table(sweep.directory)).splitlines()
+    assert "not run yet: (b) SPP; Overfeat-7" in lines
+    assert "? nothing to compare yet: claim 1; claim 2" in lines
+    assert not any("missing" in line for line in lines)
+
+
+def test_a_title_and_a_csv_name_the_data_that_were_really_used(sweep):
+    sweep.describe(
+        title="Table 9: detection on VOC 2007",
+        data="VOC 2007",
+        tested="VOC 2007",
+        tested_in="own boxes",
+        num_test=4952,
+        paper_data=["VOC 2007"],
+    )
+    assert read_table(sweep.directory).heading.startswith(
+        "Table 9: detection on own boxes in VOC 2007's layout"
+    )
+    sweep.run("no_spp", "zf5", 0.312, num_images=16)
+    table = read_table(sweep.directory)
+    data = "own boxes in VOC 2007's layout, 16 test images where VOC 2007 has 4952"
+    assert {line["data"] for line in csv.DictReader(to_csv(table).splitlines())} == {data}
+    text = " ".join(_terminal(table).split())
+    assert f"Data: {data}. The paper's, in brackets: VOC 2007." in text
+    assert "31.20 (35.99)" in text
+    assert "diff" not in text
 
 
 def test_only_a_terminal_gets_colour_codes(table):

@@ -41,7 +41,7 @@ def test_a_head_learns_on_a_trunk_that_stays_and_a_killed_one_ends_with_the_same
         """As a kill does, between two batches."""
 
     maps = {file: file.stat().st_ino for file in (tmp_path / "runs" / ".cache").glob("*/*.safetensors")}
-    assert len(maps) == 20 * 2 * 2 + 10  # both sizes and both sides; held-out images once
+    assert len(maps) == 20 * 2 * 2 + 10 + 20  # both sizes and both sides; held-out and test images once
     saved = RunCheckpoint.on_train_batch_end
 
     def falls(self, trainer, *arguments):
@@ -57,9 +57,7 @@ def test_a_head_learns_on_a_trunk_that_stays_and_a_killed_one_ends_with_the_same
     assert "going on from checkpoint-" in (run_of(tmp_path) / "run.log").read_text()
     assert all(torch.equal(trained[name], again[name]) for name in trained)
     assert (run_of(tmp_path) / "metrics.jsonl").read_text() == lines
-    assert maps == {
-        file: file.stat().st_ino for file in (tmp_path / "runs" / ".cache").glob("*/*.safetensors")
-    }
+    assert maps == {file: file.stat().st_ino for file in maps}
 
 
 @pytest.mark.slow
