@@ -10,6 +10,7 @@ from sppnet.experiment.installation import require_shared_memory
 from sppnet.experiment.making import make
 from sppnet.experiment.network import (
     begin_network,
+    how_members_learned,
     load_network,
     require_classes,
     require_visible,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # imports torch and Lightning
     from sppnet.models.sppnet import SppNet
     from sppnet.windows.image_batches import PooledDataModule
 
+_NUM_TO_CHECK = 1000  # training images that a trained network is asked about: what it gets wrong is +-1.5 %
 log = logging.getLogger(__name__)
 
 
@@ -29,6 +31,8 @@ def train(take: Take) -> Outcome:
     """Train a network from the newest checkpoint, if there is one."""
     from sppnet.experiment.trainer import make_task, run_trainer
     from sppnet.run.checkpoints import newest_checkpoint
+    from sppnet.run.progress import how_it_ended
+    from sppnet.tasks.classification import training_error
 
     checkpoint = newest_checkpoint(take.path)
     images = _training_data(take)
@@ -41,11 +45,14 @@ def train(take: Take) -> Outcome:
         began = time.perf_counter()
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         seconds = time.perf_counter() - began
+        device = trainer.strategy.root_device
+        error = training_error(net, data.train_dataloader(), most=_NUM_TO_CHECK, device=device)
     metrics = {
         "train/num_images": len(images.splits.train.paths),
         "train/seconds": round(seconds, 3),
         "train/steps": trainer.global_step,
-        **{key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")},
+        "train/error": error,
+        **{f"train/{key}": value for key, value in how_it_ended(take.path).items()},
     }
     return _kept(take, net, images, metrics)
 
@@ -84,9 +91,10 @@ def _kept(take: Take, net: "SppNet", data: "ImageDataModule", measured: dict[str
 def evaluate(take: Take) -> Outcome:
     """Test a trained network in the configuration's view."""
     from sppnet.experiment.trainer import run_trainer
+    from sppnet.metrics.replicates import IMAGES, image_names, image_weights, write_images
     from sppnet.models.weights import save_tensors
     from sppnet.store.feature_cache import FeatureCache
-    from sppnet.tasks.evaluation import EvaluationTask
+    from sppnet.tasks.evaluation import EvaluationTask, of_images
     from sppnet.windows.image_batches import KeptTrunk
 
     data = _data(take)
@@ -103,7 +111,10 @@ def evaluate(take: Take) -> Outcome:
         began = time.perf_counter()
         tested = trainer.test(task, dataloaders=data.view_loader(task.view), verbose=False)[0]
         seconds = time.perf_counter() - began
-    save_tensors(task.scores()._asdict(), take.path / "scores.safetensors")
+    scores = task.scores()
+    save_tensors(scores._asdict(), take.path / "scores.safetensors")
+    names = image_names(data.splits.test.paths)
+    write_images(take.path, names, *of_images(scores, image_weights(names)))
     metrics = {
         **trained.metrics,
         **{key: float(value) for key, value in tested.items()},
@@ -111,23 +122,29 @@ def evaluate(take: Take) -> Outcome:
         "test/num_views": task.view.num_views,
         "test/seconds": round(seconds, 3),
     }
-    return Outcome(metrics, ("scores.safetensors",))
+    return Outcome(metrics, ("scores.safetensors", IMAGES))
 
 
 def average(take: Take) -> Outcome:
     """Average the scores of an ensemble's members, which are runs before this one (§3.1.6)."""
+    from sppnet.metrics.replicates import image_weights, read_names, write_images
     from sppnet.models.weights import save_tensors
-    from sppnet.tasks.evaluation import average_scores, error_rates, read_scores
+    from sppnet.tasks.evaluation import average_scores, error_rates, of_images, read_scores
 
     members = [read_scores(member) for member in take.below("members")]
     averaged = average_scores(members)
     save_tensors(averaged._asdict(), take.path / "scores.safetensors")
+    names = read_names(take.below("members")[0])
+    files = ["scores.safetensors"]
+    if names is not None:
+        files.append(write_images(take.path, names, *of_images(averaged, image_weights(names))))
     metrics = {
+        **how_members_learned(take.below("members")),
         **{f"test/{key}": value for key, value in error_rates(averaged).items()},
         "test/num_images": len(averaged.labels),
         "ensemble/num_members": len(members),
     }
-    return Outcome(metrics, ("scores.safetensors",))
+    return Outcome(metrics, tuple(files))
 
 
 def _training_data(take: Take) -> "ImageDataModule":

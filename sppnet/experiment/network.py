@@ -119,6 +119,22 @@ def load_network(path: Path) -> TrainedNetwork:
         return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"), trains)
 
 
+def how_members_learned(runs: Sequence[Path]) -> dict[str, float]:
+    """Of the networks behind several runs, how the one that learned least stood at its end.
+
+    What one does not say is said of none.
+    """
+    metrics = [read_json(run / "metrics.json") for run in runs]
+    worst: dict[str, float] = {}
+    for stage in ("train", "finetuning"):
+        trained = [one for one in metrics if f"{stage}/steps" in one]
+        for name in ("steps", "error", "final_loss", "late_fall"):
+            key = f"{stage}/{name}"
+            if trained and all(key in one for one in trained):
+                worst[key] = max(one[key] for one in trained)
+    return worst
+
+
 def architecture(path: Path) -> Conf:
     """What the network of a run's directory is built of: a fine-tuned one is built as the one before it.
 

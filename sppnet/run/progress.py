@@ -27,6 +27,28 @@ class Step(NamedTuple):
 
 
 Report = Callable[[Step], None]
+_FEW_EPOCHS = 4  # whose mean losses say less than single steps
+
+
+def how_it_ended(directory: Path) -> dict[str, float]:
+    """Say how training stood at its end, by its metrics.jsonl.
+
+    Returns:
+        final_loss: Mean training loss of the last tenth (two epochs or more; without so many, of steps).
+        late_fall: By what share that is lower than the mean of the tenth before it.
+        And the last held-out errors, as val/<name>.
+    """
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_bytes().splitlines()]
+    epochs = [row for row in rows if row.get("end_of_epoch")]
+    steps = [row for row in rows if not row.get("end_of_epoch")]
+    losses = [row["train/loss"] for row in (epochs if len(epochs) >= _FEW_EPOCHS else steps or epochs)]
+    # An even number: sizes change from epoch to epoch (§2.3.2), and both parts should have both.
+    tenth = max(2, 2 * round(len(losses) / 20))
+    last, before = losses[-tenth:], losses[-2 * tenth : -tenth] or losses[:1]
+    final_loss = sum(last) / len(last)
+    fall = 1 - final_loss / (sum(before) / len(before)) if sum(before) > 0 else 0.0
+    held_out = {key: value for key, value in (epochs or [{}])[-1].items() if key.startswith("val/")}
+    return {"final_loss": final_loss, "late_fall": fall, **held_out}
 
 
 @final
@@ -41,7 +63,7 @@ class BatchProgress(Callback):
     ) -> None:
         """One batch further."""
         num_batches = int(trainer.num_training_batches)
-        if "loss" not in outputs:  # SVMs are solved once all features are there
+        if "loss" not in (outputs or {}):  # SVMs are solved once all features are there
             stage = "solving" if batch_idx + 1 == num_batches else "reading features"
             self.report(Step(stage, batch_idx + 1, num_batches, ""))
             return

@@ -4,14 +4,15 @@ The training size changes from epoch to epoch (§2.3.2): the batch holds crops o
 which size the network sees them, so both sizes show the same content.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, final
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sppnet.data.records import ImageBatch, ViewBatch
@@ -127,3 +128,31 @@ def resize(images: Float[Tensor, "n 3 h w"], height: int, width: int) -> Float[T
     if images.shape[2:] == (height, width):
         return images
     return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def training_error(
+    net: SppNet, batches: Iterable[ImageBatch | PooledBatch], *, most: int, device: torch.device
+) -> float:
+    """Share of training images, as they are shown in training, that a trained network gets wrong; no dropout.
+
+    Args:
+        net: Comes back on the CPU, in evaluation mode.
+        batches: Of training images.
+        most: Images to look at.
+        device: Where to.
+    """
+    net.eval().to(device)
+    num_wrong = num_seen = 0
+    with torch.no_grad():
+        for batch in batches:
+            if isinstance(batch, PooledBatch):
+                scores = net.head(batch.inputs.to(device))
+            else:
+                images = batch.images.to(device).float() + batch.colour_shift.to(device)[:, :, None, None]
+                scores = net(resize(images, int(batch.height), int(batch.width)))
+            num_wrong += int((scores.argmax(dim=1).cpu() != batch.labels).sum())
+            num_seen += len(batch.labels)
+            if num_seen >= most:
+                break
+    net.cpu()
+    return num_wrong / max(1, num_seen)
