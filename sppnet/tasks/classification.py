@@ -131,7 +131,7 @@ def resize(images: Float[Tensor, "n 3 h w"], height: int, width: int) -> Float[T
 
 
 def training_error(
-    net: SppNet, batches: Iterable[ImageBatch | PooledBatch], *, most: int, device: torch.device
+    net: nn.Module, batches: Iterable[ImageBatch | PooledBatch], *, most: int, device: torch.device
 ) -> float:
     """Share of training images, as they are shown in training, that a trained network gets wrong; no dropout.
 
@@ -146,6 +146,7 @@ def training_error(
     with torch.no_grad():
         for batch in batches:
             if isinstance(batch, PooledBatch):
+                assert isinstance(net, SppNet)
                 scores = net.head(batch.inputs.to(device))
             else:
                 images = batch.images.to(device).float() + batch.colour_shift.to(device)[:, :, None, None]
