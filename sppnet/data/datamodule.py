@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from sppnet.artifacts import stable_seed
@@ -120,18 +120,22 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Batches of `ImageBatch`; its state resumes with exactly the draws that are left."""
+        images = TrainImages(
+            store=self._store("train"),
+            labels=self.splits.train.labels,
+            transform=self.transform,
+            seed=self.seed,
+        )
+        return self.loader_of_draws(images)
+
+    def loader_of_draws(self, images: Dataset[Any]) -> StatefulDataLoader:
+        """Batches of what a data set makes of draws (`TrainImages`)."""
         sampler = self._train_sampler()
         if self.trainer is not None:
             # Lightning restores no loader's state from a checkpoint of an epoch's end, and calls set_epoch
             # only after workers have begun to prefetch. This is the epoch it will set.
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
-        images = TrainImages(
-            store=self._store("train"),
-            labels=self.splits.train.labels,
-            transform=self._transform(),
-            seed=self.seed,
-        )
         return StatefulDataLoader(images, self.batch_size, sampler=sampler, **self._loading())
 
     def val_dataloader(self) -> DataLoader[ViewBatch] | list[Any]:
@@ -200,7 +204,9 @@ class ImageDataModule(LightningDataModule):
         paths = [path for images in self.splits for path in images.paths]
         return verify(paths, upright=self.upright, max_pixels=self.max_pixels)
 
-    def _transform(self) -> Transform:
+    @property
+    def transform(self) -> Transform:
+        """What training sees of an image."""
         if isinstance(self.sizes, BucketSizes):
             return WholeTransform(self.colour)
         return replace(self._of_region, regions=self.splits.train.regions)

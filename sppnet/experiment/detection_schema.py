@@ -7,6 +7,7 @@ from sppnet.experiment.ranges import Record, key, named
 
 Mapping = Literal["centre_inside", "paper", "release"]
 Hinge = Literal["squared_hinge", "hinge"]
+Trains = Literal["head", "all"]
 
 
 class ProtocolConf(Record):
@@ -92,7 +93,7 @@ class FinetuningConf(Record):
     images_per_chunk: int = key(must.COUNT)
     chunk_steps: int = key(must.COUNT)
     chunk_gb: float = key(must.POSITIVE)
-    trains: Literal["fc", "all"] = key()
+    trains: Trains = key()
     task: dict[str, Any] = named(TaskConf)
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # import torch
 _DETECTIONS: Final = "detections.safetensors"
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
 _RESULTS: Final = "results"
+IMAGES: Final = "images.json"
+_STAGES: Final = (("conv", "to_pooled"), ("fc", "fc"), ("total", "total"))  # as Table 10 calls them
 SHEET: Final = "detections.jpg"
 _SHEET_IMAGES, _SHEET_COLUMNS, _SHEET_SIDE = 20, 4, 400  # as many as Fig. 6 has in a column or two; pixels
 _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
@@ -59,12 +61,19 @@ def combine(take: Take) -> Outcome:
     """
     take.progress("reading images")
     found_images = annotated(take, "test")
+    from sppnet.experiment.network import how_members_learned
+
     members = [_member(take, path, found_images) for path in take.below("members")]
     detectors, images_of = zip(*members, strict=True)
     began = time.perf_counter()
     judged, files = _found_by(take, found_images, detectors, images_of)
     seconds = round(time.perf_counter() - began, 3)
-    metrics = {**judged, "ensemble/num_members": len(members), "detect/seconds": seconds}
+    metrics = {
+        **how_members_learned(take.below("members")),
+        **judged,
+        "ensemble/num_members": len(members),
+        "detect/seconds": seconds,
+    }
     return Outcome(metrics, files)
 
 
@@ -90,9 +99,11 @@ def measure_seconds(take: Take) -> Outcome:
 
     On the CPU torch has all the threads of the trainer, for SPP-net as for R-CNN.
     """
+    import numpy as np
     import torch
 
     from sppnet.artifacts import stable_seed
+    from sppnet.metrics.replicates import image_draws, image_names, write_images
     from sppnet.tasks.timing import over_images, time_detection
 
     take.progress("measuring seconds")
@@ -110,6 +121,15 @@ def measure_seconds(take: Take) -> Outcome:
         num_warmup=wanted.num_warmup,
     )
     wall = over_images(statistics.median, [watch.wall for watch in watches])
+    names = image_names(image.image.path for image in chosen)
+    drawn = [
+        over_images(statistics.median, [watches[number].wall for number in draw])
+        for draw in image_draws(names)
+    ]
+    replicates = {
+        f"timing/{name}_seconds": np.array([getattr(one, stage) for one in drawn]) for name, stage in _STAGES
+    }
+    write_images(take.path, names, replicates)
     # The fairer ones on a machine shared with others.
     cpu = over_images(statistics.median, [watch.cpu for watch in watches])
     return Outcome(
@@ -134,7 +154,8 @@ def measure_seconds(take: Take) -> Outcome:
             "timing/num_windows": sum(len(image.proposals) for image in chosen) / len(chosen),
             "timing/num_computed": sum(watch.num_computed for watch in watches) / len(chosen),
             "timing/num_threads": torch.get_num_threads(),
-        }
+        },
+        (IMAGES,),
     )
 
 
@@ -231,9 +252,10 @@ def _judged(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Write what was found, here and as the devkit's files; return its average precision, and the files."""
     from sppnet.metrics.average_precision import mean_ap
+    from sppnet.metrics.replicates import image_names, image_weights, write_images
     from sppnet.metrics.voc_results import write_results
     from sppnet.models.weights import save_tensors
-    from sppnet.tasks.detector import average_precision, pack
+    from sppnet.tasks.detector import judged, pack
 
     classes = annotated_images.classes
     save_tensors(pack(found), take.path / _DETECTIONS)
@@ -245,13 +267,16 @@ def _judged(
         detections=found,
     )
     _draw_sheet(take, images, found, classes)
-    of_class = average_precision(images, found, num_classes=len(classes))
+    metric = judged(images, found, num_classes=len(classes))
+    of_class = metric.compute()
     mean = mean_ap(of_class)
     if not mean.num_counted:
         name = (take.conf.target or {})["name"]
         raise DataError(f"{name}: no object in the test images that counts")
+    names = image_names(image.image.path for image in images)
+    write_images(take.path, names, {"test/map": metric.replicates(image_weights(names))})
     known = {name: float(value) for name, value in zip(classes, of_class, strict=True)}
-    files = (_DETECTIONS, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
+    files = (_DETECTIONS, IMAGES, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
     metrics = {
         "test/map": mean.value,
         **{f"test/ap/{name}": value for name, value in known.items() if not math.isnan(value)},

@@ -53,6 +53,7 @@ class TrainSizesConf(Record):
 class TrainingConf(Record):
     """Of a network, as a classifier."""
 
+    trains: detecting.Trains = key()
     epochs: int = key(must.COUNT)
     batch_size: int = key(must.BATCH)
     learning_rate: float = key(must.POSITIVE)
@@ -144,6 +145,13 @@ class PathsConf(Record):
     cls: str | None = key(default=None)
 
 
+class LearnedConf(Record):
+    """What a network must have come to before a claim is decided by it, in percent."""
+
+    error: float = key(must.NATURAL)  # of the training images, at most
+    fall: float = key(must.NATURAL)  # of the training loss over the last tenth of the epochs, at most
+
+
 class TableConf(Record):
     """A table's axes, layout, the paper's numbers and its claims."""
 
@@ -164,6 +172,7 @@ class TableConf(Record):
     paper_data: list[str] = key(default=[])
     others: list[Any] = key(default=[])
     claims: list[Any] = key(default=[])
+    learned: LearnedConf = part(LearnedConf)
 
 
 class Conf(Record):

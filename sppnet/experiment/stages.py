@@ -114,6 +114,7 @@ _NETWORK: Final = (
     *("seed", "data", "-data.test_per_class", "backbone", "pyramid", "head", "input_norm", "init"),
     *("train_sizes", "image.size"),
 )
+_TRAINING: Final = ("training.epochs", "training.trains", "task")
 _DEVICE: Final = ("trainer.accelerator",)
 _LIGHTNING: Final = (*_DEVICE, "trainer.precision")
 _SHOWN: Final = ("target", "target_mean")  # images of a target as a network gets them
@@ -123,7 +124,7 @@ _NAMED: Final = "{data}-{backbone}-{pyramid}-{train_sizes}-seed{seed}"
 
 # fmt: off
 STAGES: Final = {
-    "network": Stage(train, "networks", _NAMED, (*_NETWORK, "training.epochs", "task", *_LIGHTNING)),
+    "network": Stage(train, "networks", _NAMED, (*_NETWORK, *_TRAINING, *_LIGHTNING)),
     "untrained": Stage(begin, "networks", _NAMED, _NETWORK),
     "evaluation": Stage(evaluate, TABLE, "{cell}", ("seed", "data", "view", *_LIGHTNING), _network()),
     "ensemble": Stage(average, TABLE, "{cell}", (), _MEMBERS),

@@ -47,7 +47,9 @@ def transfer(take: Take) -> Outcome:
     from sppnet.data.targets import draw_split
     from sppnet.experiment.trainer import make_task, run_trainer
     from sppnet.features.feature_batches import FeatureDataModule
+    from sppnet.metrics.replicates import image_names, image_weights, write_images
     from sppnet.models.weights import save_tensors
+    from sppnet.tasks.transfer import TransferTask
 
     take.progress("reading features")
     protocol = take.conf.transfer
@@ -66,6 +68,10 @@ def transfer(take: Take) -> Outcome:
         chosen = {key: float(value) for key, value in trainer.callback_metrics.items()}  # testing clears them
         tested = trainer.test(task, datamodule=data, verbose=False)[0]
     save_tensors(task.state_dict(), take.path / "svm.safetensors")
+    files = ["svm.safetensors"]
+    if isinstance(task, TransferTask):  # one of the user's may test in other ways
+        names = image_names(target.paths[row] for row in split.test.tolist())
+        files.append(write_images(take.path, names, task.replicates(image_weights(names))))
     metrics = {
         **network.metrics,
         **{key: float(value) for key, value in tested.items()},
@@ -76,7 +82,7 @@ def transfer(take: Take) -> Outcome:
         "transfer/num_features": features.dim,
         "transfer/fit_seconds": round(fitted - began, 3),
     }
-    return Outcome(metrics, ("svm.safetensors",))
+    return Outcome(metrics, tuple(files))
 
 
 def _features_of(take: Take, net: "SppNet", target: "TargetImages") -> "Features":

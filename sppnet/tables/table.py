@@ -5,12 +5,13 @@ binary noise (100 * 0.285 is 28.499999999999996) would turn a tie into a win.
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from sppnet.tables.provenance import Provenance
+from sppnet.tables.statistics import Estimate
 
 RunState = Literal["complete", "running", "failed", "interrupted", "damaged"]
 # "reference": a row of other methods, which has the paper's numbers only.
@@ -19,6 +20,7 @@ CellStatus = Literal[
 ]
 
 
+Verdict = Literal["confirmed", "refuted", "undecided", "not tested"]
 MARK_OF_STALE: Final = "†"
 
 
@@ -136,6 +138,8 @@ class Run:
         metrics: Finite numbers of its verified `metrics.json`, fractions; empty unless complete.
         provenance: What made it; None if it does not say.
         changes: What of its code, or of the runs below it, has changed since: it is stale if there is any.
+        replicates: Metrics over test images drawn anew, a number a draw; fractions.
+        hits: Of metrics that are shares of images, "1" for every image that counts, in their order.
     """
 
     directory: Path
@@ -151,6 +155,8 @@ class Run:
     metrics: Mapping[str, float]
     provenance: Provenance | None
     changes: tuple[str, ...]
+    replicates: Mapping[str, Sequence[float]]
+    hits: Mapping[str, str]
 
     @property
     def first_change(self) -> str:
@@ -182,21 +188,65 @@ class Cell:
     is_stale: bool = False
 
 
+class Learned(NamedTuple):
+    """What a network must have come to before anything is concluded from it (conf: table.learned)."""
+
+    error: float  # at most this share of training images wrong, in percent
+    fall: float  # the training loss falls by at most this over the last tenth of the epochs, in percent
+
+
+class Contrast(NamedTuple):
+    """A difference between cells that a claim is of; positive speaks for the claim.
+
+    Attributes:
+        label: Where.
+        estimate: Ours, over pairs: points, counts, or logarithms of ratios of seconds.
+        paper: The paper's, where it has all the numbers.
+        text: Ours with its interval, and the paper's, as printed.
+        p_confirmed: P that it does not lie where the claim puts it, two-sided.
+        p_refuted: P that it does not lie elsewhere.
+        p_signs: Of the signs of the pairs alone, one-sided; None of a single pair.
+    """
+
+    label: str
+    estimate: Estimate
+    paper: float | None
+    text: str
+    p_confirmed: float
+    p_refuted: float
+    p_signs: float | None
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper, judged by our cells.
+    """A sentence of the paper, judged by our cells.
 
     Attributes:
         id: Short name.
-        text: The statement, with its section.
-        holds: None while too few cells are finished.
-        detail: By how much in each place, beside the paper, and against the spread.
+        section: Of the paper.
+        quote: Its words.
+        text: What is compared.
+        kind: How (claims.py).
+        verdict: What it comes to.
+        detail: By how much in each place, beside the paper; how sure that is; what would decide it.
+        contrasts: What has to hold; empty where nothing could be measured.
+        p: Adjusted for the number of claims of the table.
     """
 
     id: str
+    section: str
+    quote: str
     text: str
-    holds: bool | None
+    kind: str
+    verdict: Verdict
     detail: str
+    contrasts: tuple[Contrast, ...]
+    p: float | None
+
+    @property
+    def sentence(self) -> str:
+        """What is compared, and where the paper says it."""
+        return f"{self.text} (§{self.section})" if self.section else self.text
 
 
 @dataclass(frozen=True)
@@ -226,6 +276,9 @@ class Table:
         per_class: How the keys of what is measured class by class begin; None if nothing is.
         paper_per_class: The paper's numbers of classes, by row (or other method) and column.
         notes: What the reader should know of the reading: other groups, damaged runs.
+        is_demonstration: Whether the images are generated: no claim of the paper is of those.
+        learned: What networks must have come to.
+        plans: What was to be compared and how, by digest, with the time it was written down: before the runs.
     """
 
     name: str
@@ -250,6 +303,20 @@ class Table:
     paper_per_class: Mapping[tuple[str, str], Mapping[str, float]]
     repeats: str
     notes: tuple[str, ...]
+    is_demonstration: bool
+    learned: Learned
+    plans: tuple[Mapping[str, Any], ...]
+
+    def unlearned(self, row: str, column: str) -> str | None:
+        """Say why a cell's networks had not learned to the end; None if they had, or come from elsewhere."""
+        names = {setting.id: setting.label for setting in (*self.rows, *self.columns)}
+        label = " · ".join(names[one] for one in (row, column) if one != "result")
+        for run in self.runs:
+            if (run.row, run.column) == (row, column) and run.state == "complete":
+                said = _unlearned(run.metrics, self.learned)
+                if said is not None:
+                    return f"{label}: {said}"
+        return None
 
     def has_paper(self, metric: Metric) -> bool:
         """Whether the paper has a number of a metric."""
@@ -297,3 +364,21 @@ class Table:
         if not timed:
             return 0.0
         return max(start + length for start, length in timed) - min(start for start, _ in timed)
+
+
+def _unlearned(metrics: Mapping[str, float], learned: Learned) -> str | None:
+    """Say what a run's networks lack; what comes with weights from elsewhere is not ours to judge."""
+    if "train/steps" in metrics:
+        if not {"train/error", "train/late_fall"} <= metrics.keys():
+            return "it is not known how well the network had learned"
+        error, fall = 100 * metrics["train/error"], 100 * metrics["train/late_fall"]
+        if error > learned.error:
+            return f"{error:.1f} % of the training images wrong (at most {learned.error:g})"
+        if fall > learned.fall:
+            return f"the loss still fell by {fall:.1f} % at the end (at most {learned.fall:g})"
+    if "finetuning/steps" in metrics:
+        if "finetuning/late_fall" not in metrics:
+            return "it is not known how well fine-tuning had learned"
+        if (fall := 100 * metrics["finetuning/late_fall"]) > learned.fall:
+            return f"the loss of fine-tuning still fell by {fall:.1f} % at the end (at most {learned.fall:g})"
+    return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sppnet.data.window_labels import DetectionImage
@@ -178,14 +178,14 @@ def detect(
         yield found
 
 
-def average_precision(
+def judged(
     images: Sequence[DetectionImage], found: Sequence[Detections], *, num_classes: int
-) -> Float64[Tensor, " k"]:
-    """Eleven-point AP of every class (VOC 2007), a fraction; NaN for a class without objects."""
+) -> VocDetectionAP:
+    """Set what was found against what is there, by VOC 2007's eleven-point AP."""
     metric = VocDetectionAP(num_classes=num_classes, min_overlap=0.5, interpolation="11point")
     for number, (image, detections) in enumerate(zip(images, found, strict=True)):
         metric.update(number, detections, image.truth)
-    return metric.compute()
+    return metric
 
 
 def pack(found: Sequence[Detections]) -> dict[str, Tensor]:

@@ -23,7 +23,10 @@ def net() -> SppNet:
     convolution = {"conv": 8, "kernel": 3, "stride": 2, "padding": 1}
     return SppNet(
         backbone=LayeredBackbone(
-            name="small", layers=[convolution, {**convolution, "conv": 6, "kernel": 5}], width=1.0
+            name="small",
+            layers=[convolution, {**convolution, "conv": 6, "kernel": 5}],
+            width=1.0,
+            weights=None,
         ),
         input_norm=InputNorm.constant(mean=[128.0] * 3, std=[64.0] * 3),
         levels=[3, 1],

@@ -18,9 +18,9 @@ from sppnet.tasks.detector import (
     Picture,
     Regressors,
     Suppression,
-    average_precision,
     detect,
     find_objects,
+    judged,
     move_objects,
     pack,
     suppress_again,
@@ -331,8 +331,8 @@ def test_who_finds_every_object_and_nothing_else_has_an_ap_of_1(scenes):
         Detections(scene.truth.boxes_xyxy, torch.ones(len(scene.truth.labels)), scene.truth.labels)
         for scene in scenes
     ]
-    assert average_precision(scenes, perfect, num_classes=4).nan_to_num(-1).tolist() == [1, 1, 1, -1]
+    assert judged(scenes, perfect, num_classes=4).compute().nan_to_num(-1).tolist() == [1, 1, 1, -1]
     nothing = [
         one._replace(scores=one.scores[:0], boxes_xyxy=one[0][:0], labels=one[2][:0]) for one in perfect
     ]
-    assert average_precision(scenes, nothing, num_classes=3).tolist() == [0, 0, 0]
+    assert judged(scenes, nothing, num_classes=3).compute().tolist() == [0, 0, 0]
