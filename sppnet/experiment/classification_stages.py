@@ -1,7 +1,9 @@
 """Networks: trained, or kept as they begin; tested in a view; averaged (paper §3.1)."""
 
+import functools
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sppnet.experiment.installation import require_shared_memory
@@ -19,6 +21,7 @@ from sppnet.experiment.take import Outcome, Take
 if TYPE_CHECKING:  # imports torch and Lightning
     from sppnet.data.datamodule import ImageDataModule
     from sppnet.models.sppnet import SppNet
+    from sppnet.windows.image_batches import PooledDataModule
 
 _NUM_TO_CHECK = 1000  # training images that a trained network is asked about: what it gets wrong is +-1.5 %
 log = logging.getLogger(__name__)
@@ -32,8 +35,9 @@ def train(take: Take) -> Outcome:
     from sppnet.tasks.classification import training_error
 
     checkpoint = newest_checkpoint(take.path)
-    data = _training_data(take)
-    net = begin_network(take.conf, data, is_new=checkpoint is None)
+    images = _training_data(take)
+    net = begin_network(take.conf, images, is_new=checkpoint is None)
+    data = images if take.conf.training.trains == "all" else _pooled(take, images, net)
     task = make_task(take.conf.task, net=net)
     with run_trainer(take, epochs=take.conf.training.epochs) as trainer:
         if checkpoint is not None:
@@ -44,13 +48,30 @@ def train(take: Take) -> Outcome:
         device = trainer.strategy.root_device
         error = training_error(net, data.train_dataloader(), most=_NUM_TO_CHECK, device=device)
     metrics = {
-        "train/num_images": len(data.splits.train.paths),
+        "train/num_images": len(images.splits.train.paths),
         "train/seconds": round(seconds, 3),
         "train/steps": trainer.global_step,
         "train/error": error,
         **{f"train/{key}": value for key, value in how_it_ended(take.path).items()},
     }
-    return _kept(take, net, data, metrics)
+    return _kept(take, net, images, metrics)
+
+
+def _pooled(take: Take, images: "ImageDataModule", net: "SppNet") -> "PooledDataModule":
+    """The same images as pooled maps of a trunk that stays as it is: computed now, or by an earlier run."""
+    import torch
+
+    from sppnet.store.feature_cache import FeatureCache
+    from sppnet.windows.image_batches import PooledDataModule
+
+    log.info("maps are computed once: colours of training images are not altered")
+    net.to(take.conf.trainer.accelerator)
+    data = PooledDataModule(images=images, net=net, cache=FeatureCache(Path(take.conf.paths.cache)))
+    data.fill(
+        workers=max(1, take.workers // torch.get_num_threads()),
+        report=functools.partial(take.progress, "computing maps", detail="maps"),
+    )
+    return data
 
 
 def begin(take: Take) -> Outcome:
@@ -72,7 +93,9 @@ def evaluate(take: Take) -> Outcome:
     from sppnet.experiment.trainer import run_trainer
     from sppnet.metrics.replicates import IMAGES, image_names, image_weights, write_images
     from sppnet.models.weights import save_tensors
+    from sppnet.store.feature_cache import FeatureCache
     from sppnet.tasks.evaluation import EvaluationTask, of_images
+    from sppnet.windows.image_batches import KeptTrunk
 
     data = _data(take)
     network = take.one_below("network")
@@ -80,6 +103,10 @@ def evaluate(take: Take) -> Outcome:
     require_classes(trained, data.classes, network)
     task = EvaluationTask(net=trained.net, view=make(take.conf.view))
     require_visible(trained.net, task.view)
+    # Networks that share a trunk share its maps; of ten crops of every image they would fill the disk.
+    is_one_image = len(task.view.short_sides) == 1 and (task.view.num_views == 1 or not task.view.is_square)
+    if trained.trains == "head" and is_one_image:
+        trained.net.backbone = KeptTrunk(trained.net, FeatureCache(Path(take.conf.paths.cache)))
     with run_trainer(take) as trainer:
         began = time.perf_counter()
         tested = trainer.test(task, dataloaders=data.view_loader(task.view), verbose=False)[0]
@@ -122,7 +149,9 @@ def average(take: Take) -> Outcome:
 
 def _training_data(take: Take) -> "ImageDataModule":
     """The images to train on; how many are tested does not matter to them, and is not known here: a few."""
-    return _data(take, test_per_class=1)
+    is_pooled = "training" in vars(take.conf) and take.conf.training.trains == "head"
+    # Of what is pooled from maps hardly a pixel is asked for, and none by workers.
+    return _data(take, test_per_class=1, **({"cache_gb": 0.0, "workers": 0} if is_pooled else {}))
 
 
 def _data(take: Take, **later: Any) -> "ImageDataModule":

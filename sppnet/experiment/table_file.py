@@ -9,7 +9,7 @@ from typing import Any, Final
 from sppnet.artifacts import content_key, lock_file, read_json, remove_temporaries, write_sealed_json
 from sppnet.errors import ArtifactError
 from sppnet.experiment.installation import command_line
-from sppnet.experiment.layout import Layout, column_ids, row_ids, skipped_places
+from sppnet.experiment.layout import Layout, column_ids, row_ids, skipped_places, skipped_repeats
 from sppnet.experiment.plan import PlannedRun, built_on
 from sppnet.experiment.schema import Conf
 from sppnet.tables.results import FORMAT
@@ -38,6 +38,7 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
         "columns": [{"id": column, "label": labels.get(column, column)} for column in column_ids(layout)],
         "repeats": layout.repeats,
         "skipped": skipped_places(layout),
+        "skipped_repeats": skipped_repeats(layout),
         "seeds": sorted({run.cell.repeat for run in cells if run.cell}),
         "cells": [
             {
@@ -64,6 +65,7 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
         "plans": [{"fixed": _now(), "num_complete": sum(run.directory.is_complete for run in cells)}],
         "curve": table.curve,
         "per_class": table.per_class,
+        "paper_per_class": table.paper_per_class,
         "others": table.others,
     }
 

@@ -23,7 +23,7 @@ def extract_features(take: Take) -> Outcome:
     from sppnet.store.feature_cache import FeatureCache
 
     take.progress("extracting features")
-    net = load_network(take.one_below("network")).net
+    net = load_network(take.one_below("network"), constant_mean=take.conf.target_mean).net
     target = make(take.conf.target).read()
     specs = [FeatureSpec(layer, None) for layer in take.plan.layers]
     cache = FeatureCache(Path(take.conf.paths.cache))
@@ -56,7 +56,7 @@ def transfer(take: Take) -> Outcome:
     assert protocol is not None and protocol.measure is not None
     seed_everything(take.conf.seed, verbose=False)
     target = make(take.conf.target).read()
-    network = load_network(take.one_below("network"))
+    network = load_network(take.one_below("network"), constant_mean=take.conf.target_mean)
     features = _features_of(take, network.net, target)
     split = make_from(draw_split, protocol, target=target, split=take.conf.split)
     task = make_task(protocol.task, classes=target.classes, num_features=features.dim)

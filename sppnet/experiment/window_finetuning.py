@@ -79,6 +79,7 @@ def _with_new_output(take: Take, pretrained: "SppNet", *, num_outputs: int) -> "
     kept = {name: value for name, value in pretrained.state_dict().items() if not name.startswith("fc8.")}
     new = {name: value for name, value in net.state_dict().items() if name.startswith("fc8.")}
     net.load_state_dict({**kept, **new})
+    net.input_norm.constant_mean = pretrained.input_norm.constant_mean
     generator = torch.Generator().manual_seed(stable_seed(take.conf.seed, "fc8"))
     with torch.no_grad():
         net.fc8.weight.normal_(std=_FC8_DEVIATION, generator=generator)

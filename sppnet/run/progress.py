@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from sppnet.artifacts import append_line, reading, regular, write_atomic
 from sppnet.data.records import ImageBatch
 from sppnet.errors import ArtifactError
+from sppnet.windows.image_batches import PooledBatch
 
 
 class Step(NamedTuple):
@@ -66,7 +67,7 @@ class BatchProgress(Callback):
             stage = "solving" if batch_idx + 1 == num_batches else "reading features"
             self.report(Step(stage, batch_idx + 1, num_batches, ""))
             return
-        is_image = isinstance(batch, ImageBatch)
+        is_image = isinstance(batch, ImageBatch | PooledBatch)
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         loss = f"loss {float(outputs['loss']):.3g}"
         detail = f"{epoch}, {batch.size} px, {loss}" if is_image else f"steps, {loss}"
@@ -143,7 +144,7 @@ class MetricsFile(Callback):
         self.loss_sum += loss
         self.num_batches += 1
         if trainer.global_step % self.every_steps == 0:
-            size = {"train/size": batch.size} if isinstance(batch, ImageBatch) else {}
+            size = {"train/size": batch.size} if isinstance(batch, ImageBatch | PooledBatch) else {}
             self._append(trainer, {"train/loss": loss, **size})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -147,7 +147,7 @@ def _decide(
         evidence += f"; {_chance(table, claim, deciding, adjusted, num_family)}"
     if unlearned and claim["kind"] != "fewer":
         evidence = f"not trained to the end: {'; '.join(unlearned)} ({evidence})"
-    elif verdict == "undecided":
+    elif verdict == "undecided" and not judged.unfinished:  # otherwise what is not finished would
         evidence += f"; {_what_would(table, claim, deciding, num_family)}"
     return _claim(table, claim, verdict, evidence, judged.contrasts, adjusted)
 

@@ -101,9 +101,12 @@ def _json_per_class(table: Table) -> list[dict[str, Any]]:
         {
             "cell": row.id,
             "label": row.label,
-            "classes": {
-                column.label: by_class.cells[row.id, column.id].measured[metric.key].ours
-                for column in by_class.columns
+            **{
+                name: {
+                    column.label: getattr(by_class.cells[row.id, column.id].measured[metric.key], whose)
+                    for column in by_class.columns
+                }
+                for name, whose in (("classes", "ours"), ("paper", "paper"))
             },
         }
         for row in by_class.rows
@@ -127,6 +130,7 @@ def _json_cell(cell: Cell, headline: Metric) -> dict[str, Any]:
                 "ours": one.ours,
                 "std": one.std,
                 "paper": one.paper,
+                "paper_std": one.paper_std,
                 "values": {str(repeat): value for repeat, value in one.values.items()},
             }
             for key, one in cell.measured.items()

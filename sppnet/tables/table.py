@@ -41,6 +41,8 @@ class Metric:
         unit: "percent" (a fraction on disk) or anything else (printed as it is on disk).
         lower_is_better: True of errors and times.
         rows: Ids of the rows that measure it; None: all.
+        of: Key of the number in `metrics.json` that this one compares, if it is how many times ...
+        over: ... as much of that the cell of this column has in the same row.
     """
 
     key: str
@@ -49,6 +51,8 @@ class Metric:
     unit: str
     lower_is_better: bool
     rows: tuple[str, ...] | None
+    of: str | None = None
+    over: str | None = None
 
     def is_of(self, row: str) -> bool:
         """Whether a row measures it."""
@@ -81,6 +85,7 @@ class Measurement:
         paper: The paper's number, where it gives one.
         values: Of every complete seed (or split), by its number.
         is_comparable: Whether ours was measured on the data that the paper's was.
+        paper_std: The deviation that the paper gives of its number.
     """
 
     ours: float | None
@@ -89,6 +94,7 @@ class Measurement:
     paper: float | None
     values: Mapping[int, float]
     is_comparable: bool = True
+    paper_std: float | None = None
 
     @classmethod
     def of(
@@ -206,6 +212,7 @@ class Table:
         curve: What the columns measure, if the rows are curves.
         paper_data: What the paper's numbers were measured on.
         per_class: How the keys of what is measured class by class begin; None if nothing is.
+        paper_per_class: The paper's numbers of classes, by row (or other method) and column.
         notes: What the reader should know of the reading: other groups, damaged runs.
         is_demonstration: Whether the images are generated: no claim of the paper is of those.
         learned: What networks must have come to.
@@ -231,6 +238,7 @@ class Table:
     curve: str | None
     paper_data: tuple[str, ...]
     per_class: str | None
+    paper_per_class: Mapping[tuple[str, str], Mapping[str, float]]
     repeats: str
     notes: tuple[str, ...]
     is_demonstration: bool

@@ -1,7 +1,7 @@
 """Words that every form of a table uses."""
 
 from sppnet.tables.judgement import Claim, Verdict
-from sppnet.tables.table import MARK_OF_STALE, Cell, Metric, Setting, Table
+from sppnet.tables.table import MARK_OF_STALE, Cell, Measurement, Metric, Setting, Table
 
 MARK: dict[Verdict, str] = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not tested": "-"}
 
@@ -15,7 +15,14 @@ def ours_text(table: Table, cell: Cell, metric: Metric) -> str:
         return "not measured" if cell.status in ("complete", "partial") else cell.status
     text = metric.text(one.ours) + (f" ± {metric.text(one.std)}" if one.std is not None else "")
     text += f" {MARK_OF_STALE}" if cell.is_stale else ""
-    return text if cell.status == "complete" else f"{text} ({one.n} of {len(table.seeds)} {table.repeats}s)"
+    return text if cell.status == "complete" else f"{text} ({one.n} of {len(cell.seeds)} {table.repeats}s)"
+
+
+def paper_text(one: Measurement, metric: Metric) -> str:
+    """Print the paper's number with its deviation, where it gives one; a dash where it gives no number."""
+    if one.paper is None:
+        return "-"
+    return metric.text(one.paper) + (f" ± {metric.text(one.paper_std)}" if one.paper_std is not None else "")
 
 
 def rows_of(table: Table, metric: Metric) -> list[Setting]:
@@ -50,7 +57,7 @@ def legend(table: Table) -> str:
 def one_line(table: Table, cell: Cell, metric: Metric) -> str:
     """Print ours (paper, difference) as one string."""
     one = cell.measured[metric.key]
-    beside = [metric.text(one.paper)] if one.paper is not None else []
+    beside = [paper_text(one, metric)] if one.paper is not None else []
     beside += [metric.signed_text(one.difference)] if one.difference is not None else []
     text = ours_text(table, cell, metric)
     return f"{text} ({', '.join(beside)})" if beside else text

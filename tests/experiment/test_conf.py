@@ -23,7 +23,7 @@ from sppnet.experiment.plan import Planner, built_on
 EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
 # A table for real weights names its preset itself; every other is run in these.
 PRESETS = ["mini", pytest.param("paper", marks=pytest.mark.slow)]
-OWN_PRESET = {"table6_squeezenet", "table7_squeezenet", "table9_squeezenet"}
+OWN_PRESET = {"heads", "heads_rates", "table6_squeezenet", "table7_squeezenet", "table9_squeezenet"}
 # What the command line gives: folders, and a file of weights that nobody opens here.
 GIVEN = ("data.root=.", "paths.data=.", "paths.det=.", "paths.cls=.", "paths.weights=x")
 # Given by the code that puts the parts together, not by YAML.
@@ -105,6 +105,8 @@ def test_the_papers_numbers_have_the_tables_rows_and_columns(experiment: str):
         assert metric in metrics
         assert set(numbers) <= set(rows)
         assert {column for row in numbers.values() for column in row} <= set(columns)
+    for numbers in table["paper_per_class"].get("cells", {}).values():
+        assert set(numbers) <= set(columns)
     for other in table["others"]:
         assert set(other) - {"label"} <= metrics
         assert {column for metric in metrics & set(other) for column in other[metric]} <= set(columns)
@@ -143,6 +145,32 @@ def _letters(text: str) -> str:
     """Text without Markdown's and LaTeX's marks, blanks and typographic quotes."""
     text = re.sub(r"</?su[bp]>", "", text).replace("\\times", "x").replace("×", "x").replace("’", "'")
     return re.sub(r"[*$\\{}\s]", "", text)
+
+
+@pytest.mark.parametrize(("experiment", "num_rows"), [("table11", 10), ("table12", 3)])
+def test_the_papers_numbers_of_classes_have_its_means(experiment: str, num_rows: int):
+    table = plain(composed(f"experiment={experiment}"))["table"]
+    (means,) = table["paper"].values()
+    means = means | {other["label"]: other["test/map"] for other in table["others"]}
+    known = table["paper_per_class"]
+    assert len(known["classes"]) == len(set(known["classes"])) == 20
+    found = {(row, column): one for row, columns in known["cells"].items() for column, one in columns.items()}
+    assert found.keys() == {(row, column) for row, columns in means.items() for column in columns}
+    assert len(found) == num_rows
+    for (row, column), numbers in found.items():
+        assert len(numbers) == 20
+        # Selective search's are told as 33.8 and have a mean of 33.72.
+        assert abs(sum(numbers) / 20 - means[row][column]) <= (0.081 if "selective" in row else 0.051)
+
+
+def test_voc_2007_is_tested_once_and_caltech_101_on_ten_splits_in_table_8():
+    table = plain(composed("experiment=table8"))["table"]
+    laid = lay_out(table, [])
+    counts = Counter(cell.column for cell in layout.cells(laid, default_repeat=0))
+    assert counts == {"best_of_voc2007": 1, "best_of_caltech101": 10}
+    lacking = Counter((row, column) for row, column, _ in layout.skipped_repeats(laid))
+    assert lacking == {("overfeat7", "best_of_voc2007"): 9}
+    assert layout.skipped_places(laid) == []
 
 
 def test_what_a_setting_asks_for_is_what_runs():
