@@ -31,9 +31,11 @@ VOC_CLASSES = (
 )
 _LAYOUT = "VOCdevkit/VOC2007/{Annotations,ImageSets/Main,JPEGImages}"
 _FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
-_IMAGE_SET = re.compile(r"\w[\w-]*")
+_DET_FOLDERS = ("Annotations/DET", "ImageSets/DET", "Data/DET")  # of ILSVRC DET as it is distributed
+_IMAGE_SET = re.compile(r"\w[\w-]*(\+\w[\w-]*)*")
 # What a line may hold beside an id: the label in a class's own list, the folder, the ending.
 _LABEL = re.compile(r"(?<=\S)\s+(-1|0|1)$")
+_DET_NUMBER = re.compile(r"\s+-?\d+$")  # a label, or which line it is
 _XML = re.compile(r"(?<=\S)\s+\S*Annotations/\S+\.xml$")
 _FOLDER = re.compile(r"^(.*/)?JPEGImages/")
 _ENDING = re.compile(rf"({'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
@@ -53,6 +55,25 @@ class AnnotatedImage(NamedTuple):
     boxes_xyxy: Float[Tensor, "n 4"]  # 0-based pixels of the file as stored, both ends belong to the box
     labels: Int[Tensor, " n"]  # positions in `AnnotatedImages.classes`
     is_difficult: Bool[Tensor, " n"]
+    is_complete: bool = True  # whether all objects are annotated: what shows none of them is background
+
+
+class _Folders(NamedTuple):
+    """Where a data set is, in VOC's layout or in that of ILSVRC DET."""
+
+    annotations: Path
+    sets: Path
+    images: Path
+
+    @property
+    def is_det(self) -> bool:
+        """Whether ids begin with the folder of their part: val/ILSVRC2012_val_00000001."""
+        return self.sets.name == "DET"
+
+    def part(self, image_set: str) -> str:
+        """The folder of DET that an image set is of: train of train_1, val of val1."""
+        parts = [place.name for place in self.annotations.iterdir() if image_set.startswith(place.name)]
+        return max(parts, key=len, default=image_set)
 
 
 class AnnotatedImages(NamedTuple):
@@ -68,8 +89,10 @@ def read_voc(
     """Read an image set of a VOC devkit.
 
     Args:
-        root: The folder VOC2007 (or another year's), VOCdevkit, or the one that holds VOCdevkit.
-        image_set: trainval, test, ...: a file in `ImageSets/Main`.
+        root: The folder VOC2007 (or another year's), VOCdevkit, or the one that holds VOCdevkit; or ILSVRC,
+            with DET as it is distributed (Annotations/DET, Data/DET, ImageSets/DET).
+        image_set: trainval, test, ...: a file in `ImageSets/Main`. Several are joined by a plus: of those
+            after the first only the objects count, as they are not known to be all (§4.5: "val+train").
         classes: The class list, such as that of the training images for a test set. None: those that have
             a file `<class>_<image_set>.txt`; without such files VOC's 20, and if there are others among
             the objects, the names of the objects in alphabetical order (as VOC's are).
@@ -81,16 +104,16 @@ def read_voc(
             annotations that cannot be used or name other classes; images of another size than annotated.
             The first 20 are listed, and their number.
     """
-    folder = _find_year(require_root(root, _LAYOUT))
-    image_ids = _read_ids(folder, image_set)
-    files = _list_images(folder / "JPEGImages")
+    folders = _find_year(require_root(root, _LAYOUT))
+    image_ids = _read_ids(folders, image_set)
+    files = _list_images(folders.images)
     problems: list[str] = []
     found: list[tuple[str, Path, Annotation]] = []
     for image_id in image_ids:
         try:
-            annotation = read_annotation(folder / "Annotations" / f"{image_id}.xml")
+            annotation = read_annotation(folders.annotations / f"{image_id}.xml")
             if image_id not in files:
-                raise DataError(_missing(folder / "JPEGImages" / image_id, image_set))
+                raise DataError(_missing(folders.images / image_id, image_set))
             _check_size(files[image_id], annotation)
             if is_finer:
                 named = tuple(one._replace(name=one.subcategory or one.name) for one in annotation.objects)
@@ -98,14 +121,16 @@ def read_voc(
             found.append((image_id, files[image_id], annotation))
         except DataError as error:
             problems.extend(str(error).split("\n"))
-    listed = [] if is_finer else _list_classes(folder, image_set)
+    listed = [] if is_finer else _list_classes(folders.sets, image_set)
     names = tuple(classes or listed or _name_classes(found))
     source = "" if classes or not listed else f", by the names of the files *_{image_set}.txt"
-    problems.extend(_unknown_classes(folder, found, names))
-    among = f"{len(image_ids)} images of {folder / 'ImageSets' / 'Main' / image_set}.txt"
+    problems.extend(_unknown_classes(folders.annotations, found, names))
+    among = f"{len(image_ids)} images of {folders.sets / image_set}.txt"
     _raise_any(problems, f"{among} (classes: {', '.join(names)}{source})" if found else among)
     _warn(among, [annotation for _, _, annotation in found])
-    return AnnotatedImages(tuple(_to_record(*one, names) for one in found), names)
+    records = (_to_record(*one, names) for one in found)
+    complete = (image._replace(is_complete=image_ids[image.image_id]) for image in records)
+    return AnnotatedImages(tuple(complete), names)
 
 
 def require_apart(train: AnnotatedImages, test: AnnotatedImages, names: str) -> None:
@@ -134,23 +159,44 @@ def class_labels(annotated: AnnotatedImages) -> Int8[Tensor, "n k"]:
     return presence
 
 
-def _find_year(root: Path) -> Path:
-    """Return the folder with the annotations: `root`, or the only one below it or below its VOCdevkit."""
+def _find_year(root: Path) -> _Folders:
+    """Return the folders of `root`, or of the only data set below it or below its VOCdevkit."""
     for parents in ([root], [*sorted(root.glob("*/")), *sorted(root.glob("VOCdevkit/*/"))]):
-        years = [place for place in parents if all((place / name).is_dir() for name in _FOLDERS)]
+        years = [
+            _Folders(*(place / name for name in names))
+            for place in parents
+            for names in (_FOLDERS, _DET_FOLDERS)
+            if all((place / name).is_dir() for name in names)
+        ]
         if len(years) == 1:
             return years[0]
         if years:
-            several = ", ".join(map(str, years))
+            several = ", ".join(str(year.sets.parent.parent) for year in years)
             raise DataError(f"data.root={root}: several data sets, {several}; give one of these folders")
     raise DataError(f"data.root={root}: no {_LAYOUT} in it or below; extract a VOC devkit there")
 
 
-def _read_ids(folder: Path, image_set: str) -> list[str]:
-    """Read the ids of a set, one per line."""
+def _read_ids(folders: _Folders, image_set: str) -> dict[str, bool]:
+    """Read the ids of a set, or of several joined ones, and whether they are of the first."""
     if not _IMAGE_SET.fullmatch(image_set):
         raise ConfigError(f"image set {image_set!r}: expected the name of one, such as trainval or test")
-    path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
+    first, *others = image_set.split("+")
+    ids = dict.fromkeys(_read_list(folders, first), True)
+    for other in others:
+        added = _read_list(folders, other)
+        if shared := sorted(ids.keys() & set(added)):
+            raise DataError(
+                f"image set {image_set}: {len(shared)} images are in more than one part of it "
+                f"({', '.join(shared[:5])}); remove them from one of the lists"
+            )
+        ids |= dict.fromkeys(added, False)
+    return ids
+
+
+def _read_list(folders: _Folders, image_set: str) -> list[str]:
+    """Read the ids of a set, one per line."""
+    path = folders.sets / f"{image_set}.txt"
+    start = f"{folders.part(image_set)}/" if folders.is_det else ""
     try:
         content = regular(path).read_bytes()
         is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -162,9 +208,11 @@ def _read_ids(folder: Path, image_set: str) -> list[str]:
     numbers: dict[str, int] = {}
     problems: list[str] = []
     for number, line in enumerate(lines, start=1):
-        image_id = _to_id(line.strip(), folder / "Annotations")
+        bare = _DET_NUMBER.sub("", line) if folders.is_det else line
+        image_id = _to_id(bare.strip(), folders.annotations)
         if not image_id:
             continue
+        image_id = start + image_id
         if UNSAFE.search(image_id) or not _IMAGE_ID.fullmatch(image_id):
             problems.append(
                 f"{path}, line {number}: {image_id[:60]!r} is not an image id, such as 000005: the name of "
@@ -215,11 +263,11 @@ def _check_size(path: Path, annotation: Annotation) -> None:
         )
 
 
-def _list_classes(folder: Path, image_set: str) -> list[str]:
+def _list_classes(sets: Path, image_set: str) -> list[str]:
     """Read the class list off the names of the classes' image sets; their lines are an id and a label."""
     ending = f"_{image_set}"
     names: list[str] = []
-    for path in (folder / "ImageSets" / "Main").glob(f"*{ending}.txt"):
+    for path in sets.glob(f"*{ending}.txt"):
         with regular(path).open(encoding="utf-8", errors="replace") as lines:
             if _LABEL.search(next(filter(str.strip, lines), "").strip()):
                 names.append(path.stem.removesuffix(ending))
@@ -232,13 +280,13 @@ def _name_classes(found: Sequence[tuple[str, Path, Annotation]]) -> list[str]:
 
 
 def _unknown_classes(
-    folder: Path, found: Sequence[tuple[str, Path, Annotation]], classes: Sequence[str]
+    annotations: Path, found: Sequence[tuple[str, Path, Annotation]], classes: Sequence[str]
 ) -> Iterator[str]:
     known = set(classes)
     for image_id, _, annotation in found:
         for number, one in enumerate(annotation.objects, start=1):
             if one.name not in known:
-                path = folder / "Annotations" / f"{image_id}.xml"
+                path = annotations / f"{image_id}.xml"
                 yield f"{path}: object {number}: unknown class {one.name!r}"
 
 

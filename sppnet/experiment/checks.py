@@ -29,6 +29,8 @@ def check(conf: Conf) -> None:
     _check_view(conf)
     _check_sizes(conf)
     _check_schedule(conf)
+    if conf.trained and conf.training.trains == "head":
+        _check_head_alone(conf)
     check_data(conf.data)
     _check_weights(conf)
     if conf.detection is not None:
@@ -145,6 +147,25 @@ def _check_sizes(conf: Conf) -> None:
         )
 
 
+def _check_head_alone(conf: Conf) -> None:
+    """Refuse what a head on kept maps of a trunk that stays as it is cannot be trained with."""
+    if conf.backbone.get("weights", "of the user's own class") is None:
+        raise ConfigError(
+            f"training.trains=head: the trunk of {conf.backbone['name']} would stay as it begins, at random; "
+            f"give its weights, backbone.weights=FILE, or choose training.trains=all"
+        )
+    if conf.pyramid.pooling != "bins":
+        raise ConfigError(
+            "training.trains=head pools regions of maps of any shape, for which pyramid.pooling=sliding is "
+            "not defined; use pyramid.pooling=bins"
+        )
+    if "sizes" not in conf.train_sizes:
+        raise ConfigError(
+            "training.trains=head with train_sizes=random: maps are kept at listed sizes; choose "
+            "train_sizes=multi (any list of sizes) or buckets, or training.trains=all"
+        )
+
+
 def _check_schedule(conf: Conf) -> None:
     watches = conf.schedule.get("facts", {}).get("watches_held_out")
     may_bring_some = conf.data.get("facts", {}).get("brings_held_out", True)
@@ -198,6 +219,11 @@ def _check_detection(conf: Conf, detection: DetectionConf) -> None:
             raise ConfigError("mining.duplicate_cells=true: R-CNN's windows have no cells; set it to false")
     elif not conf.pyramid.any_size:
         raise ConfigError("pyramid=none cannot pool windows (§2.3); choose pyramid=bins50 or windows=rcnn")
+    elif windows.scale_target == "all" and (conf.mining.duplicate_cells or conf.finetuning.random_scale):
+        raise ConfigError(
+            "windows.scale_target=all pools at all scales: none is drawn, windows are in no one place; set "
+            "finetuning.random_scale=false and mining.duplicate_cells=false"
+        )
     _check_learning(conf)
     if conf.target is None or not _has_boxes(conf.target):
         raise ConfigError(
@@ -236,7 +262,7 @@ def _check_learning(conf: Conf) -> None:
     if (tuning.trains == "all") != is_rcnn:
         raise ConfigError(
             f"finetuning.trains={tuning.trains} does not go with windows of {conf.windows.method}: SPP-net's "
-            f"convolutions stay as they are (fc), R-CNN trains all"
+            f"convolutions stay as they are (head), R-CNN trains all"
         )
     if tuning.random_scale and is_rcnn:
         raise ConfigError("finetuning.random_scale=true: R-CNN's windows have one size; set it to false")

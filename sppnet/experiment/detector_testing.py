@@ -1,5 +1,6 @@
 """Find the objects in the test images, combine what several found, or measure seconds (paper §4)."""
 
+import dataclasses
 import math
 import statistics
 import time
@@ -7,22 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sppnet.artifacts import write_atomic
-from sppnet.errors import DataError
+from sppnet.artifacts import reading, write_atomic
+from sppnet.errors import ArtifactError, DataError
 from sppnet.experiment.detection_inputs import annotated, frozen_network, proposed, windows_of
 from sppnet.experiment.detector_training import MACHINES, REGRESSORS
-from sppnet.experiment.take import Outcome, Take
+from sppnet.experiment.making import make, require_allowed
+from sppnet.experiment.reading import read_conf
+from sppnet.experiment.take import Outcome, RunPlan, Take
+from sppnet.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.voc2007 import AnnotatedImages
     from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
     from sppnet.metrics.detection_ap import Detections
-    from sppnet.tasks.detector import DetectorParts
+    from sppnet.models.sppnet import SppNet
+    from sppnet.tasks.detector import Detector
 
 _DETECTIONS: Final = "detections.safetensors"
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
 _RESULTS: Final = "results"
+IMAGES: Final = "images.json"
+_STAGES: Final = (("conv", "to_pooled"), ("fc", "fc"), ("total", "total"))  # as Table 10 calls them
 SHEET: Final = "detections.jpg"
 _SHEET_IMAGES, _SHEET_COLUMNS, _SHEET_SIDE = 20, 4, 400  # as many as Fig. 6 has in a column or two; pixels
 _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
@@ -30,35 +37,13 @@ _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
 
 def find(take: Take) -> Outcome:
     """Detect objects in the test images, and judge what was found."""
-    from sppnet.models.weights import read_part, save_part
-    from sppnet.tasks.detector import Picture, detect, pack, unpack
-
-    assert take.conf.detection is not None
     take.progress("reading images")
     found_images = annotated(take, "test")
-    images = proposed(take, found_images)
     trained = frozen_network(take)
-    source = windows_of(take.conf, trained.net, take.conf.detection.layer)
-    pooled = windows_of(take.conf, trained.net, "pool", beside=source)
-    parts = read_parts(take.conf, take.one_below("machines"), take.below("regressors"))
-    pictures = [
-        Picture(image.image.path, image.proposals, (image.image.height, image.image.width))
-        for image in images
-    ]
+    machines, regressors = take.one_below("machines"), take.below("regressors")
+    detector = read_detector(take.conf, trained.net, machines, regressors)
     began = time.perf_counter()
-    found: list[Detections] = []
-    for start in range(0, len(images), _PART):
-        file = take.path / f"checkpoint-{start}.safetensors"
-        if (part := read_part(file)) is not None:
-            found += unpack(part)
-            continue
-        some: list[Detections] = []
-        for one in detect(parts, source, pooled, pictures[start : start + _PART], workers=take.workers):
-            some.append(one)
-            take.progress("detecting", start + len(some), len(images), "images")
-        save_part(pack(some), file)
-        found += some
-    judged, files = _judged(take, found_images, images, found)
+    judged, files = _found_by(take, found_images, [detector], [proposed(take, found_images)])
     metrics = {
         **{name: value for name, value in trained.metrics.items() if name != "train/seconds"},
         **judged,
@@ -68,32 +53,57 @@ def find(take: Take) -> Outcome:
 
 
 def combine(take: Take) -> Outcome:
-    """Suppress the union of what several detectors have found (§4.4)."""
-    import torch
+    """Detect with several detectors together: suppress the union of all windows that they score (§4.4).
 
-    from sppnet.data.window_labels import DetectionImage
-    from sppnet.models.weights import read_tensors
-    from sppnet.tasks import detector
-    from sppnet.tasks.detector import unpack
-
+    The members' runs keep what survived their own suppression, which is not enough: a window that one of them
+    suppressed may be among the best once its better neighbour is suppressed by another's. All scored windows
+    of a member would take up to k numbers a window; they are scored again instead.
+    """
+    take.progress("reading images")
     found_images = annotated(take, "test")
-    members = [unpack(read_tensors(member / _DETECTIONS)) for member in take.below("members")]
-    suppression = detector.Suppression(**vars(take.conf.suppression))
-    num_classes = len(found_images.classes)
-    found = [detector.combine(one, num_classes, suppression) for one in zip(*members, strict=True)]
-    images = [DetectionImage(image, torch.empty(0, 4)) for image in found_images.images]
-    judged, files = _judged(take, found_images, images, found)
-    return Outcome({**judged, "ensemble/num_members": len(members)}, files)
+    from sppnet.experiment.network import how_members_learned
+
+    members = [_member(take, path, found_images) for path in take.below("members")]
+    detectors, images_of = zip(*members, strict=True)
+    began = time.perf_counter()
+    judged, files = _found_by(take, found_images, detectors, images_of)
+    seconds = round(time.perf_counter() - began, 3)
+    metrics = {
+        **how_members_learned(take.below("members")),
+        **judged,
+        "ensemble/num_members": len(members),
+        "detect/seconds": seconds,
+    }
+    return Outcome(metrics, files)
+
+
+def _member(
+    take: Take, path: Path, found_images: "AnnotatedImages"
+) -> "tuple[Detector, list[DetectionImage]]":
+    """A detector of a combination, from the directory of the run that tested it; images as it sees them."""
+    directory = RunDirectory(path)
+    with reading(path / "config.yaml"):
+        config = directory.read_config()
+        require_allowed(config, f"{path}/config.yaml", ArtifactError)
+        conf = read_conf({key: value for key, value in config.items() if key not in ("run", "identity")})
+        plan = RunPlan(**config["run"])
+    # Where things are kept, on which device and how many at a time is for the combination to say.
+    conf.paths, conf.data_loading, conf.trainer = take.conf.paths, take.conf.data_loading, take.conf.trainer
+    its = dataclasses.replace(take, plan=plan, conf=conf, directory=directory)
+    net, machines = frozen_network(its).net, its.one_below("machines")
+    return read_detector(conf, net, machines, its.below("regressors")), proposed(its, found_images)
 
 
 def measure_seconds(take: Take) -> Outcome:
-    """Seconds an image, medians of wall-clock time: to pooled windows, and from there to fc7 (§4.3).
+    """Seconds an image, stage by stage, medians of wall-clock time; and how much is convolved (§4.3).
 
     On the CPU torch has all the threads of the trainer, for SPP-net as for R-CNN.
     """
+    import numpy as np
     import torch
 
     from sppnet.artifacts import stable_seed
+    from sppnet.metrics.replicates import image_draws, image_names, write_images
     from sppnet.tasks.timing import over_images, time_detection
 
     take.progress("measuring seconds")
@@ -111,38 +121,127 @@ def measure_seconds(take: Take) -> Outcome:
         num_warmup=wanted.num_warmup,
     )
     wall = over_images(statistics.median, [watch.wall for watch in watches])
+    names = image_names(image.image.path for image in chosen)
+    drawn = [
+        over_images(statistics.median, [watches[number].wall for number in draw])
+        for draw in image_draws(names)
+    ]
+    replicates = {
+        f"timing/{name}_seconds": np.array([getattr(one, stage) for one in drawn]) for name, stage in _STAGES
+    }
+    write_images(take.path, names, replicates)
     # The fairer ones on a machine shared with others.
     cpu = over_images(statistics.median, [watch.cpu for watch in watches])
     return Outcome(
         {
-            "timing/conv_seconds": wall.to_pooled,
+            "timing/prepare_seconds": wall.prepare,
+            "timing/conv_seconds": wall.conv,
+            "timing/pooling_seconds": wall.pooling,
             "timing/fc_seconds": wall.fc,
             "timing/total_seconds": wall.total,
-            "timing/conv_cpu_seconds": cpu.to_pooled,
+            "timing/prepare_cpu_seconds": cpu.prepare,
+            "timing/conv_cpu_seconds": cpu.conv,
+            "timing/pooling_cpu_seconds": cpu.pooling,
             "timing/fc_cpu_seconds": cpu.fc,
             "timing/total_cpu_seconds": cpu.total,
             "timing/mean_total_seconds": over_images(
                 statistics.fmean, [watch.wall for watch in watches]
             ).total,
             "timing/decode_seconds": wall.decode,
+            **_seconds_with_proposals(take, chosen, wall.decode + wall.total),
+            "timing/conv_pixels": statistics.fmean(_num_convolved(take.conf, image) for image in chosen),
             "timing/num_images": len(chosen),
             "timing/num_windows": sum(len(image.proposals) for image in chosen) / len(chosen),
             "timing/num_computed": sum(watch.num_computed for watch in watches) / len(chosen),
             "timing/num_threads": torch.get_num_threads(),
-        }
+        },
+        (IMAGES,),
     )
 
 
-def read_parts(conf: "Conf", machines: Path, regressors: Sequence[Path]) -> "DetectorParts":
-    """Read what a detector has learned from the runs it stands on."""
-    from sppnet.models.weights import read_tensors
-    from sppnet.tasks.detector import DetectorParts, Machines, Regressors, Suppression
+def _num_convolved(conf: "Conf", image: "DetectionImage") -> float:
+    """Pixels that convolutions see: of the image at all scales, r s^2 each, or of n warped windows (§4.3)."""
+    windows, sides = conf.windows, (image.image.width, image.image.height)
+    if windows.method == "rcnn":
+        return len(image.proposals) * windows.size**2
+    return sum(scale**2 for scale in windows.scales) * max(sides) / min(sides)
 
-    return DetectorParts(
+
+def _seconds_with_proposals(
+    take: Take, images: "Sequence[DetectionImage]", seconds: float
+) -> dict[str, float]:
+    """Seconds of proposals, and with them from the file to fc7; nothing where they come from files."""
+    from sppnet.data.images import read_image
+    from sppnet.data.proposals import SetSource
+
+    source = make(take.conf.proposals)
+    if isinstance(source, SetSource) and not source.is_computed:
+        return {}
+    watched = []
+    for image in images:
+        pixels = read_image(image.image.path, upright=False, max_pixels=take.conf.data_loading.max_pixels)
+        began = time.perf_counter()
+        source.propose(pixels)
+        watched.append(time.perf_counter() - began)
+    proposing = statistics.median(watched)
+    return {"timing/proposal_seconds": proposing, "timing/end_to_end_seconds": proposing + seconds}
+
+
+def read_detector(
+    conf: "Conf", net: "SppNet", machines: Path, regressors: Sequence[Path], *, upright: bool = False
+) -> "Detector":
+    """Read what a detector has learned from the runs it stands on.
+
+    Args:
+        conf: `detection` and `windows`.
+        net: The frozen network, on its device.
+        machines: The run of its SVMs.
+        regressors: Of its box regressors, if it has any.
+        upright: As for `windows_of`.
+    """
+    from sppnet.models.weights import read_tensors
+    from sppnet.tasks.detector import Detector, Machines, Regressors
+
+    assert conf.detection is not None
+    source = windows_of(conf, net, conf.detection.layer, upright=upright)
+    return Detector(
         Machines(**read_tensors(machines / MACHINES)),
         Regressors.from_state(read_tensors(regressors[0] / REGRESSORS)) if regressors else None,
-        Suppression(**vars(conf.suppression)),
+        source,
+        windows_of(conf, net, "pool", upright=upright, beside=source),
     )
+
+
+def _found_by(
+    take: Take,
+    found_images: "AnnotatedImages",
+    detectors: "Sequence[Detector]",
+    images_of: "Sequence[Sequence[DetectionImage]]",
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Find and judge the objects in images, which each detector sees with its own proposals."""
+    from sppnet.models.weights import read_part, save_part
+    from sppnet.tasks.detector import Picture, Suppression, detect, pack, unpack
+
+    pictures = [
+        [Picture(one.image.path, one.proposals, (one.image.height, one.image.width)) for one in images]
+        for images in images_of
+    ]
+    num_images = len(found_images.images)
+    suppression = Suppression(**vars(take.conf.suppression))
+    found: list[Detections] = []
+    for start in range(0, num_images, _PART):
+        file = take.path / f"checkpoint-{start}.safetensors"
+        if (part := read_part(file)) is not None:
+            found += unpack(part)
+            continue
+        some: list[Detections] = []
+        given = [one[start : start + _PART] for one in pictures]
+        for one in detect(detectors, given, suppression, workers=take.workers):
+            some.append(one)
+            take.progress("detecting", start + len(some), num_images, "images")
+        save_part(pack(some), file)
+        found += some
+    return _judged(take, found_images, images_of[0], found)
 
 
 def _judged(
@@ -153,9 +252,10 @@ def _judged(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Write what was found, here and as the devkit's files; return its average precision, and the files."""
     from sppnet.metrics.average_precision import mean_ap
+    from sppnet.metrics.replicates import image_names, image_weights, write_images
     from sppnet.metrics.voc_results import write_results
     from sppnet.models.weights import save_tensors
-    from sppnet.tasks.detector import average_precision, pack
+    from sppnet.tasks.detector import judged, pack
 
     classes = annotated_images.classes
     save_tensors(pack(found), take.path / _DETECTIONS)
@@ -167,13 +267,16 @@ def _judged(
         detections=found,
     )
     _draw_sheet(take, images, found, classes)
-    of_class = average_precision(images, found, num_classes=len(classes))
+    metric = judged(images, found, num_classes=len(classes))
+    of_class = metric.compute()
     mean = mean_ap(of_class)
     if not mean.num_counted:
         name = (take.conf.target or {})["name"]
         raise DataError(f"{name}: no object in the test images that counts")
+    names = image_names(image.image.path for image in images)
+    write_images(take.path, names, {"test/map": metric.replicates(image_weights(names))})
     known = {name: float(value) for name, value in zip(classes, of_class, strict=True)}
-    files = (_DETECTIONS, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
+    files = (_DETECTIONS, IMAGES, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
     metrics = {
         "test/map": mean.value,
         **{f"test/ap/{name}": value for name, value in known.items() if not math.isnan(value)},

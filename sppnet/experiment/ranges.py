@@ -140,6 +140,9 @@ WORKERS: Final = Rule(lambda value: _is_whole(value) and 0 <= value <= 256, "fro
 COUNT_OR_NONE: Final = Rule(
     lambda value: value is None or _is_count(value), "a whole number of 1 or more, or null"
 )
+GREY_OR_NONE: Final = Rule(
+    lambda value: value is None or (not isinstance(value, bool) and 0 <= value <= 255), "null, or 0 to 255"
+)
 THREADS: Final = Rule(lambda value: value is None or value >= 1, "1 or more, or null")
 POSITIVE: Final = Rule(lambda value: bool(0 < value < float("inf")), "a positive number")
 POSITIVES: Final = Rule(_are_positive, "a list of positive numbers, e.g. [1.0]")

@@ -41,7 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class Images(NamedTuple):
-    """Image files and the SHA-256 of their bytes, in order; what they are called does not count."""
+    """Image files and the SHA-256 of their bytes, in order; what they are called does not count.
+
+    Or that of pixels in memory, without files.
+    """
 
     paths: Sequence[Path]
     digest: str
@@ -213,7 +216,7 @@ def obtain(
                 ours.append(name)
         if ours:
             contents = compute(ours)
-            if Images.of(images.paths) != images:
+            if images.paths and Images.of(images.paths) != images:  # pixels in memory cannot
                 where = images.paths[0] if len(images.paths) == 1 else f"an image in {images.paths[0].parent}"
                 raise DataError(f"{where}: changed while it was read; run again")
             found |= {name: entries[name].write(images, data) for name, data in contents.items()}
