@@ -85,6 +85,7 @@ class SweepView:
             TimeElapsedColumn(table_column=clock),
             TimeRemainingColumn(table_column=clock),
             expand=True,
+            get_time=time.monotonic,
             speed_estimate_period=600,  # an image may take half a minute
             console=self.console,
             transient=True,
