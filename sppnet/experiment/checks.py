@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sppnet.errors import ConfigError, DataError
+from sppnet.errors import ConfigError, DataError, SppnetError
 from sppnet.experiment.detection_schema import DetectionConf, RcnnWindowsConf
-from sppnet.experiment.making import named_class
+from sppnet.experiment.making import make, make_from, named_class
 from sppnet.experiment.schema import Conf
 
 
@@ -73,6 +73,37 @@ def check_root(part: Mapping[str, Any], key: str) -> None:
         return
     if not Path(root).expanduser().is_dir():
         raise DataError(f"{key}={root}: no such directory (looked at {Path(root).expanduser().absolute()})")
+
+
+def check_images(conf: Conf, name: str) -> None:
+    """List the images of a cell's data set or target, as its runs will; generated ones are no question.
+
+    Args:
+        conf: Of the cell.
+        name: "data" or "target".
+
+    Raises:
+        ConfigError: The configuration does not say how they are parted.
+        DataError: They are not what a run needs.
+    """
+    part = getattr(conf, name)
+    if part.get("facts", {}).get("is_generated"):
+        return
+    from sppnet.data.targets import draw_split
+
+    try:
+        if name == "data":
+            _ = make(part).splits
+        elif conf.detection is not None:
+            make(part).read_boxes()
+        else:
+            target = make(part).read()
+            if conf.transfer is not None:
+                make_from(draw_split, conf.transfer, target=target, split=conf.split)
+    except SppnetError:
+        raise
+    except Exception:  # of a class of the user's own: its run will say what, and where
+        return
 
 
 def _check_weights(conf: Conf) -> None:

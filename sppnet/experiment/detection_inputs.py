@@ -1,5 +1,6 @@
 """What every stage of detection reads: images with proposals, and the vectors of their windows (§4.1)."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -49,6 +50,7 @@ def proposed(take: Take, images: "AnnotatedImages") -> "list[DetectionImage]":
         cache_dir=Path(take.conf.paths.cache),
         jobs=take.workers,
         max_pixels=take.conf.data_loading.max_pixels,
+        report=functools.partial(take.progress, "computing proposals", detail="images"),
     )
     known = {image.image_id: boxes for image, boxes in zip(complete, proposals, strict=True)}
     none = torch.empty(0, 4)

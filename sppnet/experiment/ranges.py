@@ -177,4 +177,5 @@ FOLDER: Final = Rule(
     lambda value: re.fullmatch(r"\w[\w.-]{0,59}", value) is not None and value not in _TAKEN,
     "a name for a folder in paths.runs: 1 to 60 letters, digits and _ . - behind the first",
 )
+PLAN: Final = Rule(lambda value: isinstance(value, bool) or value == "names", "true, false or names")
 TRUTH: Final = Rule(lambda value: isinstance(value, bool), "true or false")

@@ -220,7 +220,7 @@ class Conf(Record):
     table: TableConf = part(TableConf, role="sweep")
     progress: bool = key(default=True, role="sweep")
     jobs: int = key(must.Rule(lambda value: value >= 0, "0 (one per core) or more"), role="sweep")
-    plan: bool = key(default=False, role="sweep")
+    plan: bool | str = key(must.PLAN, default=False, role="sweep")
     stale: Literal["keep", "rerun"] = key(role="sweep")
     allow_targets: list[str] = key(default=[], role="sweep")  # making.py
     run_directory: str = key(default="", role="sweep")  # of a launcher's job; the sweep says it

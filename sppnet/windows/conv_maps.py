@@ -207,15 +207,10 @@ class ConvMaps:
         self._require_space(paths, scale)
         with ThreadPoolExecutor(workers) as pool:
             done = pool.map(lambda path: self._file(path, scale), paths)
-            files = []
             try:
-                for file in show_progress(done, label="maps", total=len(paths)):
-                    files.append(file)
-                    if report is not None:
-                        report(len(files), len(paths))
+                return list(show_progress(done, label="maps", total=len(paths), report=report))
             finally:
                 pool.shutdown(cancel_futures=True)
-        return files
 
     def _file(self, path: Path, scale: int) -> Path:
         def written() -> bytes:
