@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sppnet.experiment.classification_stages import average, begin, evaluate, train
-from sppnet.experiment.detector_testing import combine, find, measure_seconds
+from sppnet.experiment.detection_timing import measure_seconds
+from sppnet.experiment.detector_testing import combine, find
 from sppnet.experiment.detector_training import compute_maps, mine, propose, regress
 from sppnet.experiment.schema import Conf
 from sppnet.experiment.take import Outcome, Take

@@ -17,13 +17,13 @@ from typing import BinaryIO, Final, NamedTuple, TypeVar, final
 
 from sppnet.artifacts import (
     content_key,
-    digest_matches,
     file_digest,
     lock_file,
     remove_temporaries,
     require_inside,
     write_named_by_digest,
 )
+from sppnet.damage import digest_matches
 from sppnet.errors import DataError, ResourceError
 
 BYTES_PER_NUMBER: Final = 4

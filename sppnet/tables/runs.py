@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sppnet.artifacts import damage_behind, read_json, reading
+from sppnet.artifacts import read_json, reading
+from sppnet.damage import damage_behind
 from sppnet.errors import ArtifactError
 from sppnet.tables.escape import clean
 from sppnet.tables.provenance import changes_since, read_provenance

@@ -15,11 +15,7 @@ from sppnet.tables.provenance import Provenance
 
 RunState = Literal["complete", "running", "failed", "interrupted", "damaged"]
 # "reference": a row of other methods, which has the paper's numbers only.
-CellStatus = Literal[
-    "complete", "partial", "running", "failed", "interrupted", "damaged", "missing", "reference"
-]
-
-
+CellStatus = Literal[RunState, "partial", "missing", "reference"]
 MARK_OF_STALE: Final = "†"
 
 
