@@ -184,7 +184,8 @@ def explain(error: BaseException) -> str:
     said = next((one for one in lines if "be converted" in one), lines[0])
     match = re.search(r"full_key: (\S+)", text)
     if match and "Missing mandatory value" in text:
-        said = f"missing; give it, {match[1]}={'DIR' if is_path(match[1]) else 'VALUE'}"
+        example = "[FILE,...]" if match[1].endswith(".paths") else "DIR" if is_path(match[1]) else "VALUE"
+        said = f"missing; give it, {match[1]}={example}"
     return f"{match[1]}: {said}" if match else " ".join(text.split())
 
 

@@ -83,8 +83,8 @@ def say(run: Path, **what: str) -> None:
     [
         (lambda run: (run / "config.yaml").unlink(), "no config.yaml in it"),
         (lambda run: (run / "COMPLETE").unlink(), "not complete"),
-        (lambda run: say(run, stage="transfer", key="x", label="x"), "not of a detector"),
-        (lambda run: say(run, stage="juggling", key="x", label="x"), "no stage"),
+        (lambda run: say(run, stage="transfer", key=run.name[-8:], label="x"), "not of a detector"),
+        (lambda run: say(run, stage="juggling", key=run.name[-8:], label="x"), "no stage"),
         (lambda run: say(run, a="b"), "not a run of this version"),
     ],
 )

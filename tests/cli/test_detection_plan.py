@@ -210,7 +210,7 @@ MISTAKES = [
     (2, [*ONE, "windows.scales=[]"], "windows.scales=[]: must be different short sides"),
     (2, [TABLE9, "mining.svm_c=0"], "mining.svm_c=0.0: must be a positive number"),
     (2, [TABLE9, "windows=rcnn"], "the table has none of the cells"),
-    (2, [*ONE, "proposals=mat"], "proposals.paths: Missing mandatory value"),
+    (2, [*ONE, "proposals=mat"], "proposals.paths: missing; give it, proposals.paths=[FILE,...]"),
     (2, ["experiment=pretraining"], "data.root is missing"),
     (2, ["experiment=pretraining", "setting=pretrained_det"], "data.root is missing"),
     (

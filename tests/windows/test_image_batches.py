@@ -30,7 +30,7 @@ def make_data(make_net, cache, tmp_path):
         images = ImageDataModule(
             name="tiny", reader=FolderReader(), root=tmp_path / "images", per_class=3, test_per_class=1,
             split_seed=0, upright=True, train_crop="random", sizes=sizes, batch_size=4, seed=0, workers=0,
-            cache_gb=0.0, max_pixels=10_000,
+            cache_gb=0.0, max_pixels=10_000, mean_images=None,
             colour=ColourNoise(scale=0.0, std=[0.0] * 3, axes=[[0.0] * 3] * 3),
             **{"val_fraction": 0.0, "short_side": 16, "crop": 16} | replaced,
         )  # fmt: skip
