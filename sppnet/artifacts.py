@@ -253,9 +253,10 @@ def damage_behind(marker: Path) -> str | None:
         if _PROVENANCE in files:
             key = read_json(marker.with_name(_PROVENANCE)).get("key")
             return _damage_of(marker.with_name("config.yaml")) or foreign(marker.parent, key)
-    except FileNotFoundError as error:
-        return f"{error.filename}: gone, but its COMPLETE marker vouches for it"
-    except (ArtifactError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except OSError as error:
+        found = "gone" if isinstance(error, FileNotFoundError) else error.strerror
+        return f"{error.filename}: {found}, but its COMPLETE marker vouches for it"
+    except (ArtifactError, LookupError, TypeError, ValueError, AttributeError) as error:
         return f"{marker}: not readable ({type(error).__name__}: {' '.join(str(error).split())})"
     return None
 
@@ -369,6 +370,10 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
         return ResourceError(
             f"{path}: the disk is full or the file too large ({free / 1e9:.2f} GB free); "
             f"free some space and run the same command again, it goes on where it stopped"
+        )
+    if error.errno == errno.EISDIR:
+        return ResourceError(
+            f"{error.filename2 or path}: a folder where a file belongs; move it away and run again"
         )
     return ResourceError(
         f"{path}: cannot write ({error.strerror or error}); choose another paths.runs or paths.cache"

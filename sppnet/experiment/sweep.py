@@ -210,8 +210,8 @@ def _line(ended: Ended, told: set[str], *, is_told_last: bool) -> str:
 
 def _end(cells: Sequence[PlannedRun], errors: dict[Path, RunError]) -> None:
     failed = [errors[cell.directory.path] for cell in cells if cell.directory.path in errors]
-    if failed and len(cells) == 1:
-        raise failed[0]
+    if errors and (len(cells) == 1 or not failed):  # or what complete cells stand on is damaged, and stays so
+        raise (failed or [*errors.values()])[0]
     if failed:
         raise PartialSweepError(
             f"{len(failed)} of {len(cells)} cells failed (tracebacks in their run.log); "
