@@ -7,6 +7,7 @@ is complete is skipped, failures are told at once and the others go on, and it e
 code.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from sppnet.artifacts import content_key, read_json
-from sppnet.errors import ConfigError, PartialSweepError
+from sppnet.errors import ConfigError, PartialSweepError, ResourceError
 from sppnet.experiment import layout
 from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.contents import Contents
@@ -82,7 +83,8 @@ def sweep(
     if conf.plan:
         _print_plan(cells, pending)
         return
-    contents.keep()
+    with contextlib.suppress(ResourceError):  # costs the next command some time only
+        contents.keep()
     num_done = len(cells) - sum(cell in pending for cell in cells)
     table_dir = Path(conf.paths.runs) / conf.table.name
     table = table_file(conf, laid, group, cells)

@@ -1,6 +1,7 @@
 """What a sweep writes down of its table for `sppnet report`: its layout, and which run is which cell."""
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,27 +113,35 @@ def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
     """Write the table's description; of an earlier one keep the rows, columns and cells it had more.
 
     One that is damaged or of another version is written anew. The command is that of the last sweep that ran
-    anything.
+    anything. Of a complete table that says it all nothing is written: its folder may be read-only.
     """
+    if is_done and _merged(old := _read(file), new, is_done=True) == old:
+        return
     lock = lock_file(file.parent / ".lock", wait=True)
     assert lock is not None, "it was waited for"
     with lock:
         remove_temporaries(file.parent)
-        _write_merged(file, new, is_done=is_done)
+        write_sealed_json(file, _merged(_read(file), new, is_done=is_done))
 
 
-def _write_merged(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
-    old: Any = None
+def _read(file: Path) -> dict[str, Any] | None:
     with contextlib.suppress(ArtifactError):
         old = read_json(file)
-    if isinstance(old, dict) and old.get("format") == FORMAT:
+        if isinstance(old, dict) and old.get("format") == FORMAT:
+            return old
+    return None
+
+
+def _merged(old: dict[str, Any] | None, new: dict[str, Any], *, is_done: bool) -> dict[str, Any]:
+    new = json.loads(json.dumps(new))  # a copy, as it is read again
+    if old is not None:
         for part in ("rows", "columns", "seeds", "built_on", "reduced"):
             new[part] = old[part] + [value for value in new[part] if value not in old[part]]
         places = {_place(cell) for cell in new["cells"]}
         new["cells"] = [cell for cell in old["cells"] if _place(cell) not in places] + new["cells"]
         if is_done:
             new |= {key: old[key] for key in ("created", "command")}
-    write_sealed_json(file, new)
+    return new
 
 
 def _place(cell: dict[str, Any]) -> tuple[str, str, int]:

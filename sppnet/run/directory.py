@@ -251,10 +251,10 @@ class RunDirectory:
         write_json(self.path / "status.json", status)
 
     def _seconds_spent(self) -> float:
-        """Seconds that earlier, interrupted takes of this run have used."""
+        """Seconds that earlier takes of this run have used, however they ended."""
         try:
             status = read_json(self.path / "status.json")
-            spent = float(status["seconds"]) if status["state"] == "interrupted" else 0.0
+            spent = float(status["seconds"]) if status["state"] != "complete" else 0.0
             return spent if 0 <= spent < float("inf") else 0.0
         except (ArtifactError, KeyError, TypeError, ValueError):
             return 0.0

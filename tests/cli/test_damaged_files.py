@@ -1,6 +1,7 @@
 """A damaged file of ours is told in one line, whatever is in it: exit 4, or what it says is left out."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +90,92 @@ def test_what_stands_on_a_run_that_cannot_begin_fails_for_its_reason(sppnet, cap
     said = capfd.readouterr().err
     assert f"{network.name}/config.yaml: holds another configuration" in said
     assert "no trained network there" not in said
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) * 3 // 5] ^= 0x40
+    file.write_bytes(data)
+
+
+def replace_by_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+SPOIL = {
+    "flip": flip,
+    "truncate": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "remove": Path.unlink,
+    "folder": replace_by_folder,
+}
+CELL = "table9/ftfc7*"
+HEALED = (
+    *(f"networks/*{name}" for name in ("seed0-????????/model.safetensors", "finetuned-*/model.safetensors")),
+    *("networks/*/classes.json", "networks/*/config.yaml", "networks/*/provenance.json"),
+    *("detectors/*fc7*/svm.safetensors", "detectors/*boxes*/boxes.safetensors", "detectors/*/metrics.json"),
+    *(f"{CELL}/detections.safetensors", f"{CELL}/results/*heart.txt", f"{CELL}/metrics.json"),
+    *(f"{CELL}/config.yaml", f"{CELL}/COMPLETE", "table9/table-*.json"),
+    *(f".cache/*/{name}" for name in ("*.safetensors", "*.boxes", "entry.json")),
+)
+FAST = (("table9/table-*.json", "flip"), (f"{CELL}/metrics.json", "truncate"), (f"{CELL}/config.yaml", "folder"))
+
+
+def results(runs: Path) -> dict[str, bytes]:
+    """What a table's numbers are made of, but for times; and which files there are."""
+    digests = {".safetensors", ".f32", ".boxes", ".txt"}
+    found = {}
+    for file in runs.rglob("*"):
+        if file.is_file() and not {".locks", "digests"} & {*file.parts}:
+            data = file.read_bytes() if file.suffix in digests else b""
+            if file.name == "metrics.json":
+                metrics = json.loads(file.read_text())
+                data = json.dumps({key: one for key, one in metrics.items() if "second" not in key}).encode()
+            found[str(file.relative_to(runs))] = data
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *FAST,
+        *(
+            pytest.param(name, how, marks=pytest.mark.slow)
+            for name in HEALED
+            for how in SPOIL
+            if (name, how) not in FAST
+        ),
+    ],
+)
+def test_the_same_command_makes_damage_good(
+    sppnet, capfd, detectors: Path, table9: tuple[str, ...], name: str, how: str
+):
+    before = results(detectors)
+    file = min(detectors.glob(name))
+    SPOIL[how](file)
+    if name.startswith(".cache"):  # what is read of it is to be made again
+        for folder in ("table9", "maps", "proposals", "detectors"):
+            shutil.rmtree(detectors / folder)
+    capfd.readouterr()
+    code = sppnet(*table9)
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert str(file) in said or how == "remove" or file.suffix == ".json" or file.name == "COMPLETE"
+    if how == "folder":
+        assert code in (6, 7)
+        assert "a folder where a file belongs; move it away" in said
+        file.rmdir()
+        code = sppnet(*table9)
+    assert code == 0
+    assert results(detectors) == before
+
+
+def test_a_complete_table_is_printed_though_nothing_can_be_written(
+    sppnet, capfd, detectors: Path, table9: tuple[str, ...]
+):
+    replace_by_folder(detectors / "table9" / ".lock")
+    (file,) = detectors.glob("table9/table-*.json")
+    written = file.stat().st_mtime_ns
+    assert sppnet(*table9) == 0
+    assert "mAP (%)" in capfd.readouterr().out
+    assert file.stat().st_mtime_ns == written
