@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sppnet.artifacts import write_atomic
+from sppnet.artifacts import read_json, write_atomic
 from sppnet.errors import DataError
 from sppnet.experiment.detection_inputs import annotated, frozen_network, proposed, windows_of
 from sppnet.experiment.detector_training import MACHINES, REGRESSORS
@@ -40,7 +40,8 @@ def find(take: Take) -> Outcome:
     trained = frozen_network(take)
     source = windows_of(take.conf, trained.net, take.conf.detection.layer)
     pooled = windows_of(take.conf, trained.net, "pool", beside=source)
-    parts = read_parts(take.conf, take.one_below("machines"), take.below("regressors"))
+    dims = source.dim, pooled.dim
+    parts = read_parts(take.conf, take.one_below("machines"), take.below("regressors"), dims)
     pictures = [
         Picture(image.image.path, image.proposals, (image.image.height, image.image.width))
         for image in images
@@ -133,14 +134,36 @@ def measure_seconds(take: Take) -> Outcome:
     )
 
 
-def read_parts(conf: "Conf", machines: Path, regressors: Sequence[Path]) -> "DetectorParts":
-    """Read what a detector has learned from the runs it stands on."""
-    from sppnet.models.weights import read_tensors
+def read_parts(
+    conf: "Conf", machines: Path, regressors: Sequence[Path], dims: tuple[int, int]
+) -> "DetectorParts":
+    """Read what a detector has learned from the runs it stands on.
+
+    Args:
+        conf: The detector's.
+        machines: The run of its SVMs.
+        regressors: That of its box regressors, if it has some.
+        dims: Length of the vectors that its SVMs are given, and of pooled ones.
+
+    Raises:
+        ArtifactError: They are not of these classes and lengths, or not finite.
+    """
+    import torch
+
+    from sppnet.models.weights import read_tensors_like
     from sppnet.tasks.detector import DetectorParts, Machines, Regressors, Suppression
 
+    k, (dim, pooled_dim) = len(read_json(machines / "classes.json")), dims
+    svms = {"coef": torch.empty(k, dim), "intercept": torch.empty(k), "feature_scale": torch.empty(())}
+    boxes = {
+        "weights": torch.empty(k, pooled_dim, 4, dtype=torch.float64),
+        "bias": torch.empty(k, 4, dtype=torch.float64),
+        "num_windows": torch.empty(k, dtype=torch.int64),
+        "feature_scale": torch.empty(()),
+    }
     return DetectorParts(
-        Machines(**read_tensors(machines / MACHINES)),
-        Regressors.from_state(read_tensors(regressors[0] / REGRESSORS)) if regressors else None,
+        Machines(**read_tensors_like(machines / MACHINES, svms)),
+        Regressors.from_state(read_tensors_like(regressors[0] / REGRESSORS, boxes)) if regressors else None,
         Suppression(**vars(conf.suppression)),
     )
 

@@ -41,7 +41,6 @@ class LoadedDetector:
         machines, network = below["machines"][0], below["network"][0]
         self.classes = tuple(read_json(machines / "classes.json"))
         self._max_pixels = conf.data_loading.max_pixels
-        self._parts = read_parts(conf, machines, below.get("regressors", []))
         self._source = make(conf.proposals)
         if isinstance(self._source, SetSource) and not self._source.is_computed:
             self._source = make(_default_proposals())
@@ -50,6 +49,8 @@ class LoadedDetector:
         net = load_network(network).net.to(device)
         self._windows = windows_of(conf, net, conf.detection.layer, upright=True)
         self._pooled = windows_of(conf, net, "pool", upright=True, beside=self._windows)
+        dims = self._windows.dim, self._pooled.dim
+        self._parts = read_parts(conf, machines, below.get("regressors", []), dims)
 
     def detect(self, path: Path) -> "Detections":
         """Find the objects of all classes in a picture, the best of every class first.

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from sppnet.data.window_labels import DetectionImage
+from sppnet.errors import NonFiniteError
 from sppnet.estimators.box_regressor import BoxRegressor, BoxRegressorState
 from sppnet.metrics.detection_ap import Detections, VocDetectionAP
 from sppnet.ops.boxes import clip_boxes
@@ -108,8 +109,16 @@ def move_objects(
         regressors: Of the classes.
         image_size: Height and width, pixels.
         suppression: As before moving.
+
+    Raises:
+        NonFiniteError: A box is moved to nowhere.
     """
     boxes = clip_boxes(regressors.moved(rows, found.boxes_xyxy, found.labels), image_size)
+    if not boxes.isfinite().all():
+        raise NonFiniteError(
+            "boxes are moved to NaN: the box regressors or the network are damaged or have diverged; remove "
+            "their runs and run again, with a larger boxes.ridge"
+        )
     return combine([found._replace(boxes_xyxy=boxes)], len(regressors.of_class), suppression)
 
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from sppnet.artifacts import file_digest, read_json, write_json
 from sppnet.data.targets import ShapesVocTarget
 from sppnet.run.directory import sealed
 
@@ -78,6 +81,41 @@ def test_a_detector_with_a_damaged_file_finds_nothing(
         assert "Traceback" not in capfd.readouterr().err
 
 
+FORGED = {
+    "whole numbers": lambda value: value.to(torch.int8),
+    "complex": lambda value: value.to(torch.complex64),
+    "flat": lambda value: value.reshape(-1),
+    "none": lambda value: value[:0],
+    "one": lambda value: torch.tensor(1.0),
+    "turned": lambda value: value.transpose(0, -1).contiguous(),
+    "NaN": lambda value: torch.full_like(value, torch.nan),
+    "infinite": lambda value: torch.full_like(value, torch.inf),
+}
+
+
+@pytest.mark.parametrize(("file", "key"), [("svm", "coef"), ("boxes", "weights")])
+@pytest.mark.parametrize(
+    "how", [list(FORGED)[0], *(pytest.param(how, marks=pytest.mark.slow) for how in list(FORGED)[1:])]
+)
+def test_a_detector_whose_marker_vouches_for_what_it_cannot_be_finds_nothing(
+    sppnet, capfd, detectors: Path, tmp_path: Path, file: str, key: str, how: str
+):
+    (_, tested) = ShapesVocTarget("", str(tmp_path / "shapes"), num_images=2, seed=1).read_boxes()
+    shutil.copy(tested.images[0].path, "photo.jpg")
+    (run,) = (detectors / "table9").glob("ftfc7*")
+    path = min(detectors.glob(f"detectors/*/{file}.safetensors"), key=lambda one: "finetuned" not in str(one))
+    tensors = load_file(path)
+    save_file({**tensors, key: FORGED[how](tensors[key])}, path)
+    marker = read_json(path.parent / "COMPLETE")
+    marker["files"][path.name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    write_json(path.parent / "COMPLETE", marker)
+    code = sppnet("detect", "photo.jpg", "--detector", str(run), "--no-pictures")
+    assert code == (5 if how == "infinite" else 4)
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert how == "infinite" or str(path) in said
+
+
 def test_what_stands_on_a_run_that_cannot_begin_fails_for_its_reason(sppnet, capfd, tmp_path: Path, tiny):
     assert sppnet(*tiny, "training.epochs=1") == 0
     for marker in (tmp_path / "runs").glob("*/*/COMPLETE"):
@@ -118,7 +156,11 @@ HEALED = (
     *(f"{CELL}/config.yaml", f"{CELL}/COMPLETE", "table9/table-*.json"),
     *(f".cache/*/{name}" for name in ("*.safetensors", "*.boxes", "entry.json")),
 )
-FAST = (("table9/table-*.json", "flip"), (f"{CELL}/metrics.json", "truncate"), (f"{CELL}/config.yaml", "folder"))
+FAST = (
+    ("table9/table-*.json", "flip"),
+    (f"{CELL}/metrics.json", "truncate"),
+    (f"{CELL}/config.yaml", "folder"),
+)
 
 
 def results(runs: Path) -> dict[str, bytes]:
@@ -151,7 +193,7 @@ def test_the_same_command_makes_damage_good(
     sppnet, capfd, detectors: Path, table9: tuple[str, ...], name: str, how: str
 ):
     before = results(detectors)
-    file = min(detectors.glob(name))
+    file = max(detectors.glob(name), key=lambda one: one.stat().st_size)
     SPOIL[how](file)
     if name.startswith(".cache"):  # what is read of it is to be made again
         for folder in ("table9", "maps", "proposals", "detectors"):
