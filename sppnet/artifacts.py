@@ -8,13 +8,11 @@ whenever the writer is killed.
 import contextlib
 import errno
 import fcntl
-import functools
 import glob
 import hashlib
 import io
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -26,8 +24,6 @@ from sppnet.errors import ArtifactError, ResourceError
 
 _TEMPORARY_SUFFIX = ".tmp"
 _SEAL = "sha256"
-_PROVENANCE = "provenance.json"
-_ENDS_IN_KEY = re.compile(r"-([0-9a-f]{8})$")
 
 
 class _File(io.FileIO):
@@ -73,20 +69,6 @@ def write_named_by_digest(directory: Path, stem: str, suffix: str, write: Callab
         path = directory / f"{stem}-{file_digest(temporary)[:16]}{suffix}"
         temporary.replace(path)
     return path
-
-
-def digest_matches(path: Path) -> bool:
-    """Whether a file written by `write_named_by_digest` still has the content its name states.
-
-    Raises:
-        FileNotFoundError: It is gone.
-    """
-    try:
-        return file_digest(path)[:16] == path.stem.rpartition("-")[2]
-    except FileNotFoundError:
-        raise
-    except OSError:  # a folder, a pipe
-        return False
 
 
 @contextlib.contextmanager
@@ -214,72 +196,6 @@ def file_digest(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes; raises what `regular` raises."""
     with regular(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sealed_body(file: Path) -> str:
-    """A text file without its last line, which vouches for the rest: `sha256: ` and its SHA-256.
-
-    Raises:
-        OSError: What `regular` raises.
-        ValueError: It is not what was sealed.
-    """
-    body, _, seal = regular(file).read_text(encoding="utf-8").rpartition(f"{_SEAL}: ")
-    if hashlib.sha256(body.encode()).hexdigest() != seal.strip():
-        raise ValueError("it is not what its last line vouches for")
-    return body
-
-
-def damage_behind(marker: Path) -> str | None:
-    """What is not as a completion marker vouches for, in words; None if all of it is.
-
-    Every file is read, once a process as long as its inode, size and time stay the same. A directory whose
-    name ends in a key is the run with that key, and no other.
-    """
-    try:
-        files = read_json(marker)["files"]
-        if "metrics.json" not in files:
-            return f"{marker}: does not vouch for metrics.json"
-        for name, entry in files.items():
-            path = marker.parent / name
-            if ".." in Path(name).parts or not path.is_relative_to(marker.parent):
-                raise ValueError(f"it vouches for {name!r}, which is not in its directory")
-            now = regular(path).stat()
-            digest = _known_digest(path, now.st_ino, now.st_size, now.st_mtime_ns)
-            if (now.st_size, digest) != (entry["bytes"], entry["sha256"]):
-                return (
-                    f"{path}: {now.st_size} bytes that are not the {entry['bytes']} its COMPLETE marker "
-                    f"vouches for"
-                )
-        if _PROVENANCE in files:
-            key = read_json(marker.with_name(_PROVENANCE)).get("key")
-            return _damage_of(marker.with_name("config.yaml")) or foreign(marker.parent, key)
-    except OSError as error:
-        found = "gone" if isinstance(error, FileNotFoundError) else error.strerror
-        return f"{error.filename}: {found}, but its COMPLETE marker vouches for it"
-    except (ArtifactError, LookupError, TypeError, ValueError, AttributeError) as error:
-        return f"{marker}: not readable ({type(error).__name__}: {' '.join(str(error).split())})"
-    return None
-
-
-def _damage_of(config: Path) -> str | None:
-    try:
-        sealed_body(config)
-    except ValueError as error:
-        return f"{config}: not readable ({error})"
-    return None
-
-
-def foreign(directory: Path, key: Any) -> str | None:
-    """What is wrong, in words, where a directory whose name ends in a key holds the run of another one."""
-    named = _ENDS_IN_KEY.search(directory.name)
-    if named is None or key is None or str(key).startswith(named[1]):
-        return None
-    return f"{directory}: holds another run ({str(key)[:8]!r}) than its name says"
-
-
-@functools.cache
-def _known_digest(path: Path, *_state: int) -> str:
-    return file_digest(path)
 
 
 def lock_file(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO | None:

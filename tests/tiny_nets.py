@@ -31,7 +31,7 @@ def make_net() -> Callable[..., SppNet]:
     def make(*, seed: int = 0, layers: Any = LAYERS, **replaced: Any) -> SppNet:
         torch.manual_seed(seed)
         arguments = {
-            "backbone": LayeredBackbone(name="tiny", layers=layers, width=1.0),
+            "backbone": LayeredBackbone(name="tiny", layers=layers, width=1.0, weights=None),
             "input_norm": InputNorm.constant(mean=[128.0] * 3, std=[64.0] * 3),
             "levels": [3, 1],
             "pooling": "bins",

@@ -44,7 +44,7 @@ def _lrn(shape: tuple[int, int, int, int], backward: bool) -> Contest:
 def _trunk(shape: tuple[int, int, int, int], backward: bool) -> Contest:
     """ZF-5 with normalisation across channels, because stock modules know no other."""
     norm = {"lrn": "across", "size": _SIZE, "alpha": _ALPHA, "beta": _BETA, "k": _K}
-    ours = LayeredBackbone(name="ZF-5", layers=zf5_layers(norm), width=1.0)
+    ours = LayeredBackbone(name="ZF-5", layers=zf5_layers(norm), width=1.0, weights=None)
     stock = nn.Sequential(*(_stock(layer) for layer in ours.trunk.children()))
     ours = ours.to(memory_format=torch.channels_last)
     return _contest(ours, stock, _activations(*shape), backward)

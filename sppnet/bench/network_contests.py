@@ -150,7 +150,9 @@ def _plain_features(net: SppNet, image: Image.Image, windows: Tensor, scales: Se
 
 def _zf5() -> SppNet:
     norm = {"lrn": "within", "size": 3, "alpha": 5e-5, "beta": 0.75, "k": 1.0}
-    return _net(LayeredBackbone(name="ZF-5", layers=zf5_layers(norm), width=1.0), num_classes=21)
+    return _net(
+        LayeredBackbone(name="ZF-5", layers=zf5_layers(norm), width=1.0, weights=None), num_classes=21
+    )
 
 
 def zf5_layers(norm: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -174,7 +176,7 @@ def _overfeat7() -> SppNet:
         {"pool": 2, "stride": 2, "ceil": True},
         *last,
     ]
-    return _net(LayeredBackbone(name="Overfeat-7", layers=rows, width=1.0), num_classes=1000)
+    return _net(LayeredBackbone(name="Overfeat-7", layers=rows, width=1.0, weights=None), num_classes=1000)
 
 
 def _net(backbone: LayeredBackbone, num_classes: int) -> SppNet:

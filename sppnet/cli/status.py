@@ -6,11 +6,11 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 
 from sppnet.artifacts import read_json, reading
 from sppnet.cli.report import add_table_arguments
 from sppnet.errors import ArtifactError
+from sppnet.progress_bar import time_left
 from sppnet.run.directory import PROGRESS
 from sppnet.tables.escape import clean
 from sppnet.tables.results import read_table, table_directories
@@ -71,9 +71,6 @@ def _progress(run: Run) -> str:
     file = run.directory / PROGRESS
     with contextlib.suppress(ArtifactError), reading(file):
         step = read_json(file)
-        left = (
-            f", about {timedelta(seconds=round(step['seconds_left']))} left" if step["seconds_left"] else ""
-        )
         text = f"{step['stage']} {step['completed']}/{step['total']} {step['detail']}".rstrip()
-        return clean(f"{text}, {step['rate']:.2g} a second{left}")
+        return clean(f"{text}, {step['rate']:.2g} a second{time_left(step['seconds_left'] or None)}")
     return ""

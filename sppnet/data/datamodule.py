@@ -3,6 +3,7 @@
 import functools
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from sppnet.artifacts import stable_seed
@@ -27,8 +28,9 @@ from sppnet.data.transforms import ColourNoise, RegionTransform, Transform, Whol
 from sppnet.errors import ConfigError
 from sppnet.models.views import CropView, View
 from sppnet.ops.crops import centre_crop
+from sppnet.progress_bar import map_in_threads
 
-_NUM_FOR_MEAN = 1000
+_NUM_TOGETHER = 256  # regions in memory while the mean is taken: 40 MB
 
 
 @final
@@ -48,6 +50,7 @@ class ImageDataModule(LightningDataModule):
         short_side: Side to which the shorter dimension is resized, pixels.
         crop: Side of the square regions, pixels.
         train_crop: "random" or "five" (`TrainTransform`).
+        mean_images: Training images that the mean image is of, chosen by the seed; None for all.
         colour: How training colours are altered.
         sizes: Side at which the network sees the regions, epoch by epoch; or the buckets of whole images.
         batch_size: Training images per step and process; as many regions' pixels are tested at once.
@@ -68,6 +71,7 @@ class ImageDataModule(LightningDataModule):
     short_side: int
     crop: int
     train_crop: str
+    mean_images: int | None
     colour: ColourNoise
     sizes: EpochSizes | BucketSizes
     batch_size: int
@@ -116,18 +120,22 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Batches of `ImageBatch`; its state resumes with exactly the draws that are left."""
+        images = TrainImages(
+            store=self._store("train"),
+            labels=self.splits.train.labels,
+            transform=self.transform,
+            seed=self.seed,
+        )
+        return self.loader_of_draws(images)
+
+    def loader_of_draws(self, images: Dataset[Any]) -> StatefulDataLoader:
+        """Batches of what a data set makes of draws (`TrainImages`)."""
         sampler = self._train_sampler()
         if self.trainer is not None:
             # Lightning restores no loader's state from a checkpoint of an epoch's end, and calls set_epoch
             # only after workers have begun to prefetch. This is the epoch it will set.
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
-        images = TrainImages(
-            store=self._store("train"),
-            labels=self.splits.train.labels,
-            transform=self._transform(),
-            seed=self.seed,
-        )
         return StatefulDataLoader(images, self.batch_size, sampler=sampler, **self._loading())
 
     def val_dataloader(self) -> DataLoader[ViewBatch] | list[Any]:
@@ -159,22 +167,33 @@ class ImageDataModule(LightningDataModule):
         return self._in_stacks(images, stacks_of_like_images(shapes, pixels=self.batch_size * self.crop**2))
 
     def mean_image(self, size: int) -> Float[Tensor, "3 size size"]:
-        """Mean of the central regions of up to 1,000 training images, 0..255 (Appendix A).
+        """Mean of the central regions of the training images, 0..255 (Appendix A).
 
         For another size than that of the regions, the mean is resized, as Appendix A warps it.
         """
-        regions = self.central_regions(_NUM_FOR_MEAN)
-        mean = (regions.sum(dim=0, dtype=torch.float64) / len(regions)).float()
+        count = self.mean_images or len(self._store("train"))
+        total, num = torch.zeros(3, self.crop, self.crop, dtype=torch.float64), 0
+        for regions in self._central_regions(count):
+            total += regions.sum(dim=0, dtype=torch.float64)
+            num += len(regions)
+        mean = (total / num).float()
         if size == self.crop:
             return mean
         return F.interpolate(mean[None], size=(size, size), mode="bilinear", antialias=True)[0]
 
     def central_regions(self, count: int) -> UInt8[Tensor, "n 3 crop crop"]:
         """Central regions of up to `count` training images, chosen by the seed."""
+        return torch.cat(list(self._central_regions(count)))
+
+    def _central_regions(self, count: int) -> Iterator[UInt8[Tensor, "n 3 crop crop"]]:
         store = self._store("train")
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "central regions"))
         chosen = torch.randperm(len(store), generator=generator)[:count].tolist()
-        return torch.stack([centre_crop(store[index], self.crop) for index in chosen])
+        for start in range(0, len(chosen), _NUM_TOGETHER):
+            part = chosen[start : start + _NUM_TOGETHER]
+            yield torch.stack(
+                map_in_threads(lambda index: centre_crop(store[index], self.crop), part, label="regions")
+            )
 
     def verify(self) -> Counter[str]:
         """Read every file; how many there are of each kind.
@@ -185,7 +204,9 @@ class ImageDataModule(LightningDataModule):
         paths = [path for images in self.splits for path in images.paths]
         return verify(paths, upright=self.upright, max_pixels=self.max_pixels)
 
-    def _transform(self) -> Transform:
+    @property
+    def transform(self) -> Transform:
+        """What training sees of an image."""
         if isinstance(self.sizes, BucketSizes):
             return WholeTransform(self.colour)
         return replace(self._of_region, regions=self.splits.train.regions)

@@ -89,6 +89,7 @@ def proposals_of(
     cache_dir: Path,
     jobs: int,
     max_pixels: int,
+    report: Callable[[int, int], None] | None = None,
 ) -> Boxes:
     """Get the proposals of every image, computing what is not on disk yet; equal files count once.
 
@@ -98,6 +99,7 @@ def proposals_of(
         cache_dir: Where features are kept; what is computed goes there, and comes from there.
         jobs: Processes; 1 works in this one.
         max_pixels: Larger images are refused.
+        report: Told after every image that is computed how many are, and of how many; may raise to stop.
 
     Returns:
         In the order of `images`: x1 y1 x2 y2, possibly no rows.
@@ -107,7 +109,9 @@ def proposals_of(
         ResourceError: The cache cannot be written, or a process was killed (memory).
     """
     if isinstance(source, SetSource):
-        others = functools.partial(proposals_of, cache_dir=cache_dir, jobs=jobs, max_pixels=max_pixels)
+        others = functools.partial(
+            proposals_of, cache_dir=cache_dir, jobs=jobs, max_pixels=max_pixels, report=report
+        )
         return source.read(images, others)
     work = _Work(source, cache_dir, _identity(source), max_pixels)
     files = [Images.of([image.path]) for image in images]
@@ -117,10 +121,10 @@ def proposals_of(
     made: Iterable[_Found]
     if min(jobs, len(missing)) > 1:
         made = filter(None, _in_pool(missing, work, jobs))
-        found |= show_progress(made, label="proposals", total=len(missing))
+        found |= show_progress(made, label="proposals", total=len(missing), report=report)
         missing = [one for one in missing if one.digest not in found]  # others are at them
     made = share_work(missing, lambda image: _propose(image, work))
-    found |= show_progress(made, label="proposals", total=len(missing))
+    found |= show_progress(made, label="proposals", total=len(missing), report=report)
     return [_read(found[one.digest]) for one in files]
 
 

@@ -6,7 +6,7 @@ not matter which worker reads the image, nor when.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,33 @@ class TrainView(NamedTuple):
     label: int | None = None  # where the region decides it; otherwise the image's
 
 
-# Makes one use of an image out of its resized pixels.
-Transform = Callable[[Tensor, Draw, torch.Generator], TrainView]
+class Place(NamedTuple):
+    """Where one use of a training image lies in the resized image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    is_mirrored: bool
+    label: int | None = None  # where the region decides it; otherwise the image's
+
+    def cut(self, image: UInt8[Tensor, "3 _h _w"]) -> UInt8[Tensor, "3 h w"]:
+        """Its pixels."""
+        region = image[:, self.top : self.top + self.height, self.left : self.left + self.width]
+        return region.flip(2) if self.is_mirrored else region
+
+
+@runtime_checkable  # the tests check argument types
+class Transform(Protocol):
+    """Makes one use of an image out of its resized pixels."""
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
+        """One use."""
+        ...
+
+    def place(self, draw: Draw, height: int, width: int, generator: torch.Generator) -> Place:
+        """The same use's place in an image of `height` x `width` pixels."""
+        ...
 
 
 @final
@@ -66,7 +91,12 @@ class WholeTransform:
     def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
         """Stretch a whole image, by less than a bucket's step, to the shape that its batch has."""
         whole = F.interpolate(image[None], (draw.height, draw.width), mode="bilinear", antialias=True)[0]
-        return TrainView(_perhaps_mirrored(whole, generator), self.colour.draw(generator))
+        place = self.place(draw, draw.height, draw.width, generator)
+        return TrainView(place.cut(whole), self.colour.draw(generator))
+
+    def place(self, draw: Draw, height: int, width: int, generator: torch.Generator) -> Place:
+        """All of an image of `height` x `width` pixels."""
+        return Place(0, 0, height, width, _is_mirrored(generator))
 
 
 @final
@@ -93,17 +123,21 @@ class RegionTransform:
     def __call__(self, image: UInt8[Tensor, "3 h w"], draw: Draw, generator: torch.Generator) -> TrainView:
         """Cut a square region out of a whole resized image; the task resizes it to the draw's size."""
         height, width = image.shape[1:]
+        place = self.place(draw, height, width, generator)
+        return TrainView(place.cut(image), self.colour.draw(generator), place.label)
+
+    def place(self, draw: Draw, height: int, width: int, generator: torch.Generator) -> Place:
+        """A region of an image of `height` x `width` pixels."""
         label = None
         if self.regions:
             top, left, label = self.regions[draw.index](height, width, generator)
         else:
             top, left = _CORNERS[self.train_crop](height - self.crop, width - self.crop, generator)
-        region = image[:, top : top + self.crop, left : left + self.crop]
-        return TrainView(_perhaps_mirrored(region, generator), self.colour.draw(generator), label)
+        return Place(top, left, self.crop, self.crop, _is_mirrored(generator), label)
 
 
-def _perhaps_mirrored(region: Tensor, generator: torch.Generator) -> Tensor:
-    return region.flip(2) if torch.rand((), generator=generator) < 0.5 else region
+def _is_mirrored(generator: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < 0.5)
 
 
 def random_corner(max_top: int, max_left: int, generator: torch.Generator) -> tuple[int, int]:

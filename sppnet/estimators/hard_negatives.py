@@ -4,10 +4,9 @@ One pass over the images, as R-CNN's rcnn_train.m does it: of each image, a clas
 its weights of the moment do not score low enough; when enough have come, it is trained again and gives up
 those that have become easy.
 
-Solved in the dual, one coordinate at a time, from the last solution (dual_kernels.py). Why no Gram matrix
-shared by all classes: it is n^2 d operations and n^2 numbers beside the rows, against some 30 readings of a
-class's rows per training. Why no sparse rows: with 18 % of the numbers not 0, reading those takes longer
-than reading all.
+Solved in the dual, one coordinate at a time, from the last solution (dual_kernels.py). A Gram matrix of all
+classes would be n^2 d operations and n^2 numbers, against some 30 readings of a class's rows a training;
+sparse rows take longer to read than all, with 18 % of the numbers not 0.
 
 Axes: n rows, d features, k classes.
 """
@@ -32,7 +31,6 @@ from sppnet.estimators.solve import Loss
 from sppnet.ops.boxes import require_tensors, whole
 
 _MAX_PASSES = 5000  # of a training over a class's rows; a hundred are usual for a gap of 1e-4
-_UNSIGNED = (torch.bool, torch.uint8)
 _STAGES = ("positives", "mining", "finished")
 
 _log = logging.getLogger(__name__)
@@ -149,15 +147,13 @@ class HardNegativeSvm:
             return
         num_classes = len(self.coef)
         if not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-            raise ValueError(
-                f"labels {int(labels.min())} to {int(labels.max())}: expected 0 to {num_classes - 1}"
-            )
+            found = f"{int(labels.min())} to {int(labels.max())}"
+            raise ValueError(f"labels {found}: expected 0 to {num_classes - 1}")
         if (self._cache.find(names) >= 0).any():
             raise ValueError("ids were given as positives before: name every window once")
         self._cache.make_room(names, self._scores)
         positions = whole(labels, torch.int64, "labels").cpu().numpy()
-        signs = np.zeros((len(names), num_classes), dtype=np.int8)
-        signs[np.arange(len(names)), positions] = 1
+        signs = (positions[:, None] == np.arange(num_classes)).astype(np.int8)
         self._cache.hold(read_features(rows.float(), None), names, signs)
         self.intercept[positions] = 1.0
 
@@ -179,8 +175,8 @@ class HardNegativeSvm:
         """
         self._require_stage("see", "positives", "mining")
         names = self._require_rows(rows, ids, signs)
-        is_sign = (signs == -1) | (signs == 0) | (signs == 1)
-        if signs.shape[1:] != self.intercept.shape or signs.dtype in _UNSIGNED or not is_sign.all():
+        fits = signs.shape[1:] == self.intercept.shape and signs.dtype not in (torch.bool, torch.uint8)
+        if not fits or not torch.isin(signs, torch.tensor([-1, 0, 1], device=signs.device)).all():
             raise ValueError(
                 f"signs {tuple(signs.shape)} of type {signs.dtype}: expected a column for each of "
                 f"{len(self.intercept)} classes, with -1 where a window is a possible negative, else 0 or 1"

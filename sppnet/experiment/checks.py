@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sppnet.errors import ConfigError, DataError
+from sppnet.errors import ConfigError, DataError, SppnetError
 from sppnet.experiment.detection_schema import DetectionConf, RcnnWindowsConf
-from sppnet.experiment.making import named_class
+from sppnet.experiment.making import make, make_from, named_class
 from sppnet.experiment.schema import Conf
 
 
@@ -29,6 +29,8 @@ def check(conf: Conf) -> None:
     _check_view(conf)
     _check_sizes(conf)
     _check_schedule(conf)
+    if conf.trained and conf.training.trains == "head":
+        _check_head_alone(conf)
     check_data(conf.data)
     _check_weights(conf)
     if conf.detection is not None:
@@ -73,6 +75,37 @@ def check_root(part: Mapping[str, Any], key: str) -> None:
         raise DataError(f"{key}={root}: no such directory (looked at {Path(root).expanduser().absolute()})")
 
 
+def check_images(conf: Conf, name: str) -> None:
+    """List the images of a cell's data set or target, as its runs will; generated ones are no question.
+
+    Args:
+        conf: Of the cell.
+        name: "data" or "target".
+
+    Raises:
+        ConfigError: The configuration does not say how they are parted.
+        DataError: They are not what a run needs.
+    """
+    part = getattr(conf, name)
+    if part.get("facts", {}).get("is_generated"):
+        return
+    from sppnet.data.targets import draw_split
+
+    try:
+        if name == "data":
+            _ = make(part).splits
+        elif conf.detection is not None:
+            make(part).read_boxes()
+        else:
+            target = make(part).read()
+            if conf.transfer is not None:
+                make_from(draw_split, conf.transfer, target=target, split=conf.split)
+    except SppnetError:
+        raise
+    except Exception:  # of a class of the user's own: its run will say what, and where
+        return
+
+
 def _check_weights(conf: Conf) -> None:
     weights = conf.backbone.get("weights")
     if weights is not None and weights.endswith(".safetensors") and not Path(weights).is_file():
@@ -111,6 +144,25 @@ def _check_sizes(conf: Conf) -> None:
         raise ConfigError(
             "train_sizes=buckets makes maps of any shape, for which pyramid.pooling=sliding is not defined; "
             "use pyramid.pooling=bins"
+        )
+
+
+def _check_head_alone(conf: Conf) -> None:
+    """Refuse what a head on kept maps of a trunk that stays as it is cannot be trained with."""
+    if conf.backbone.get("weights", "of the user's own class") is None:
+        raise ConfigError(
+            f"training.trains=head: the trunk of {conf.backbone['name']} would stay as it begins, at random; "
+            f"give its weights, backbone.weights=FILE, or choose training.trains=all"
+        )
+    if conf.pyramid.pooling != "bins":
+        raise ConfigError(
+            "training.trains=head pools regions of maps of any shape, for which pyramid.pooling=sliding is "
+            "not defined; use pyramid.pooling=bins"
+        )
+    if "sizes" not in conf.train_sizes:
+        raise ConfigError(
+            "training.trains=head with train_sizes=random: maps are kept at listed sizes; choose "
+            "train_sizes=multi (any list of sizes) or buckets, or training.trains=all"
         )
 
 
@@ -167,6 +219,11 @@ def _check_detection(conf: Conf, detection: DetectionConf) -> None:
             raise ConfigError("mining.duplicate_cells=true: R-CNN's windows have no cells; set it to false")
     elif not conf.pyramid.any_size:
         raise ConfigError("pyramid=none cannot pool windows (§2.3); choose pyramid=bins50 or windows=rcnn")
+    elif windows.scale_target == "all" and (conf.mining.duplicate_cells or conf.finetuning.random_scale):
+        raise ConfigError(
+            "windows.scale_target=all pools at all scales: none is drawn, windows are in no one place; set "
+            "finetuning.random_scale=false and mining.duplicate_cells=false"
+        )
     _check_learning(conf)
     if conf.target is None or not _has_boxes(conf.target):
         raise ConfigError(
@@ -205,7 +262,7 @@ def _check_learning(conf: Conf) -> None:
     if (tuning.trains == "all") != is_rcnn:
         raise ConfigError(
             f"finetuning.trains={tuning.trains} does not go with windows of {conf.windows.method}: SPP-net's "
-            f"convolutions stay as they are (fc), R-CNN trains all"
+            f"convolutions stay as they are (head), R-CNN trains all"
         )
     if tuning.random_scale and is_rcnn:
         raise ConfigError("finetuning.random_scale=true: R-CNN's windows have one size; set it to false")

@@ -1,5 +1,6 @@
 """What every stage of detection reads: images with proposals, and the vectors of their windows (§4.1)."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -22,7 +23,7 @@ _NORM_SEED: Final = 3  # R-CNN, rcnn_feature_stats.m
 
 def frozen_network(take: Take) -> TrainedNetwork:
     """The network that the run looks at, on the trainer's device."""
-    trained = load_network(take.one_below("network"))
+    trained = load_network(take.one_below("network"), constant_mean=take.conf.target_mean)
     return trained._replace(net=trained.net.to(take.conf.trainer.accelerator))
 
 
@@ -33,18 +34,27 @@ def annotated(take: Take, image_set: str) -> "AnnotatedImages":
 
 
 def proposed(take: Take, images: "AnnotatedImages") -> "list[DetectionImage]":
-    """Add the proposals: computed by a run before this one, or read from files."""
+    """Add the proposals: computed by a run before this one, or read from files.
+
+    Images whose objects are not all annotated have none: only their objects count (§4.5).
+    """
+    import torch
+
     from sppnet.data.proposals import proposals_of
     from sppnet.data.window_labels import DetectionImage
 
+    complete = [image for image in images.images if image.is_complete]
     proposals = proposals_of(
-        images.images,
+        complete,
         make(take.conf.proposals),
         cache_dir=Path(take.conf.paths.cache),
         jobs=take.workers,
         max_pixels=take.conf.data_loading.max_pixels,
+        report=functools.partial(take.progress, "computing proposals", detail="images"),
     )
-    return [DetectionImage(*one) for one in zip(images.images, proposals, strict=True)]
+    known = {image.image_id: boxes for image, boxes in zip(complete, proposals, strict=True)}
+    none = torch.empty(0, 4)
+    return [DetectionImage(image, known.get(image.image_id, none)) for image in images.images]
 
 
 def maps_of(conf: "Conf", net: "SppNet", *, is_mirrored: bool = False, upright: bool = False) -> "ConvMaps":

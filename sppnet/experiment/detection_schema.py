@@ -7,6 +7,7 @@ from sppnet.experiment.ranges import Record, key, named
 
 Mapping = Literal["centre_inside", "paper", "release"]
 Hinge = Literal["squared_hinge", "hinge"]
+Trains = Literal["head", "all"]
 
 
 class ProtocolConf(Record):
@@ -26,7 +27,7 @@ class SppWindowsConf(Record):
     method: Literal["spp"] = key()
     scales: list[int] = key(must.SIDES)
     mapping: Mapping = key()
-    scale_target: Literal["paper", "release"] = key()
+    scale_target: Literal["paper", "release", "all"] = key()
     side: int = key(must.SIDE)
 
 
@@ -92,7 +93,7 @@ class FinetuningConf(Record):
     images_per_chunk: int = key(must.COUNT)
     chunk_steps: int = key(must.COUNT)
     chunk_gb: float = key(must.POSITIVE)
-    trains: Literal["fc", "all"] = key()
+    trains: Trains = key()
     task: dict[str, Any] = named(TaskConf)
 
 

@@ -1,28 +1,33 @@
-"""Find the objects in the test images, combine what several found, or measure seconds (paper §4)."""
+"""Find the objects in the test images, or combine what several found (paper §4)."""
 
+import dataclasses
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sppnet.artifacts import read_json, write_atomic
-from sppnet.errors import DataError
+from sppnet.artifacts import read_json, reading, write_atomic
+from sppnet.errors import ArtifactError, DataError
 from sppnet.experiment.detection_inputs import annotated, frozen_network, proposed, windows_of
 from sppnet.experiment.detector_training import MACHINES, REGRESSORS
-from sppnet.experiment.take import Outcome, Take
+from sppnet.experiment.making import require_allowed
+from sppnet.experiment.reading import read_conf
+from sppnet.experiment.take import Outcome, RunPlan, Take
+from sppnet.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # import torch
     from sppnet.data.voc2007 import AnnotatedImages
     from sppnet.data.window_labels import DetectionImage
     from sppnet.experiment.schema import Conf
     from sppnet.metrics.detection_ap import Detections
-    from sppnet.tasks.detector import DetectorParts
+    from sppnet.models.sppnet import SppNet
+    from sppnet.tasks.detector import Detector
 
 _DETECTIONS: Final = "detections.safetensors"
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
 _RESULTS: Final = "results"
+IMAGES: Final = "images.json"
 SHEET: Final = "detections.jpg"
 _SHEET_IMAGES, _SHEET_COLUMNS, _SHEET_SIDE = 20, 4, 400  # as many as Fig. 6 has in a column or two; pixels
 _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
@@ -30,36 +35,13 @@ _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
 
 def find(take: Take) -> Outcome:
     """Detect objects in the test images, and judge what was found."""
-    from sppnet.models.weights import read_part, save_part
-    from sppnet.tasks.detector import Picture, detect, pack, unpack
-
-    assert take.conf.detection is not None
     take.progress("reading images")
     found_images = annotated(take, "test")
-    images = proposed(take, found_images)
     trained = frozen_network(take)
-    source = windows_of(take.conf, trained.net, take.conf.detection.layer)
-    pooled = windows_of(take.conf, trained.net, "pool", beside=source)
-    dims = source.dim, pooled.dim
-    parts = read_parts(take.conf, take.one_below("machines"), take.below("regressors"), dims)
-    pictures = [
-        Picture(image.image.path, image.proposals, (image.image.height, image.image.width))
-        for image in images
-    ]
+    machines, regressors = take.one_below("machines"), take.below("regressors")
+    detector = read_detector(take.conf, trained.net, machines, regressors)
     began = time.perf_counter()
-    found: list[Detections] = []
-    for start in range(0, len(images), _PART):
-        file = take.path / f"checkpoint-{start}.safetensors"
-        if (part := read_part(file)) is not None:
-            found += unpack(part)
-            continue
-        some: list[Detections] = []
-        for one in detect(parts, source, pooled, pictures[start : start + _PART], workers=take.workers):
-            some.append(one)
-            take.progress("detecting", start + len(some), len(images), "images")
-        save_part(pack(some), file)
-        found += some
-    judged, files = _judged(take, found_images, images, found)
+    judged, files = _found_by(take, found_images, [detector], [proposed(take, found_images)])
     metrics = {
         **{name: value for name, value in trained.metrics.items() if name != "train/seconds"},
         **judged,
@@ -69,103 +51,118 @@ def find(take: Take) -> Outcome:
 
 
 def combine(take: Take) -> Outcome:
-    """Suppress the union of what several detectors have found (§4.4)."""
-    import torch
+    """Detect with several detectors together: suppress the union of all windows that they score (§4.4).
 
-    from sppnet.data.window_labels import DetectionImage
-    from sppnet.models.weights import read_tensors
-    from sppnet.tasks import detector
-    from sppnet.tasks.detector import unpack
-
-    found_images = annotated(take, "test")
-    members = [unpack(read_tensors(member / _DETECTIONS)) for member in take.below("members")]
-    suppression = detector.Suppression(**vars(take.conf.suppression))
-    num_classes = len(found_images.classes)
-    found = [detector.combine(one, num_classes, suppression) for one in zip(*members, strict=True)]
-    images = [DetectionImage(image, torch.empty(0, 4)) for image in found_images.images]
-    judged, files = _judged(take, found_images, images, found)
-    return Outcome({**judged, "ensemble/num_members": len(members)}, files)
-
-
-def measure_seconds(take: Take) -> Outcome:
-    """Seconds an image, medians of wall-clock time: to pooled windows, and from there to fc7 (§4.3).
-
-    On the CPU torch has all the threads of the trainer, for SPP-net as for R-CNN.
+    The members' runs keep what survived their own suppression, which is not enough: a window that one of them
+    suppressed may be among the best once its better neighbour is suppressed by another's. All scored windows
+    of a member would take up to k numbers a window; they are scored again instead.
     """
-    import torch
+    take.progress("reading images")
+    found_images = annotated(take, "test")
+    from sppnet.experiment.network import how_members_learned
 
-    from sppnet.artifacts import stable_seed
-    from sppnet.tasks.timing import over_images, time_detection
-
-    take.progress("measuring seconds")
-    images = proposed(take, annotated(take, "test"))
-    wanted = take.conf.timing
-    generator = torch.Generator().manual_seed(stable_seed(take.conf.seed, "timing"))
-    usable = [image for image in images if len(image.proposals)]
-    order = torch.randperm(len(usable), generator=generator)[: wanted.num_images].tolist()
-    chosen = [usable[number] for number in order]
-    net = frozen_network(take).net
-    watches = time_detection(
-        windows_of(take.conf, net, "fc7", max_windows=wanted.max_windows),
-        [(image.image.path, image.proposals) for image in chosen],
-        device=net.device,
-        num_warmup=wanted.num_warmup,
-    )
-    wall = over_images(statistics.median, [watch.wall for watch in watches])
-    # The fairer ones on a machine shared with others.
-    cpu = over_images(statistics.median, [watch.cpu for watch in watches])
-    return Outcome(
-        {
-            "timing/conv_seconds": wall.to_pooled,
-            "timing/fc_seconds": wall.fc,
-            "timing/total_seconds": wall.total,
-            "timing/conv_cpu_seconds": cpu.to_pooled,
-            "timing/fc_cpu_seconds": cpu.fc,
-            "timing/total_cpu_seconds": cpu.total,
-            "timing/mean_total_seconds": over_images(
-                statistics.fmean, [watch.wall for watch in watches]
-            ).total,
-            "timing/decode_seconds": wall.decode,
-            "timing/num_images": len(chosen),
-            "timing/num_windows": sum(len(image.proposals) for image in chosen) / len(chosen),
-            "timing/num_computed": sum(watch.num_computed for watch in watches) / len(chosen),
-            "timing/num_threads": torch.get_num_threads(),
-        }
-    )
+    members = [_member(take, path, found_images) for path in take.below("members")]
+    detectors, images_of = zip(*members, strict=True)
+    began = time.perf_counter()
+    judged, files = _found_by(take, found_images, detectors, images_of)
+    seconds = round(time.perf_counter() - began, 3)
+    metrics = {
+        **how_members_learned(take.below("members")),
+        **judged,
+        "ensemble/num_members": len(members),
+        "detect/seconds": seconds,
+    }
+    return Outcome(metrics, files)
 
 
-def read_parts(
-    conf: "Conf", machines: Path, regressors: Sequence[Path], dims: tuple[int, int]
-) -> "DetectorParts":
+def _member(
+    take: Take, path: Path, found_images: "AnnotatedImages"
+) -> "tuple[Detector, list[DetectionImage]]":
+    """A detector of a combination, from the directory of the run that tested it; images as it sees them."""
+    directory = RunDirectory(path)
+    with reading(path / "config.yaml"):
+        config = directory.read_config()
+        require_allowed(config, f"{path}/config.yaml", ArtifactError)
+        conf = read_conf({key: value for key, value in config.items() if key not in ("run", "identity")})
+        plan = RunPlan(**config["run"])
+    # Where things are kept, on which device and how many at a time is for the combination to say.
+    conf.paths, conf.data_loading, conf.trainer = take.conf.paths, take.conf.data_loading, take.conf.trainer
+    its = dataclasses.replace(take, plan=plan, conf=conf, directory=directory)
+    net, machines = frozen_network(its).net, its.one_below("machines")
+    return read_detector(conf, net, machines, its.below("regressors")), proposed(its, found_images)
+
+
+def read_detector(
+    conf: "Conf", net: "SppNet", machines: Path, regressors: Sequence[Path], *, upright: bool = False
+) -> "Detector":
     """Read what a detector has learned from the runs it stands on.
 
     Args:
-        conf: The detector's.
+        conf: `detection` and `windows`.
+        net: The frozen network, on its device.
         machines: The run of its SVMs.
-        regressors: That of its box regressors, if it has some.
-        dims: Length of the vectors that its SVMs are given, and of pooled ones.
+        regressors: Of its box regressors, if it has any.
+        upright: As for `windows_of`.
 
     Raises:
-        ArtifactError: They are not of these classes and lengths, or not finite.
+        ArtifactError: They are not of these classes and lengths of vectors.
     """
     import torch
 
     from sppnet.models.weights import read_tensors_like
-    from sppnet.tasks.detector import DetectorParts, Machines, Regressors, Suppression
+    from sppnet.tasks.detector import Detector, Machines, Regressors
 
-    k, (dim, pooled_dim) = len(read_json(machines / "classes.json")), dims
-    svms = {"coef": torch.empty(k, dim), "intercept": torch.empty(k), "feature_scale": torch.empty(())}
+    assert conf.detection is not None
+    source = windows_of(conf, net, conf.detection.layer, upright=upright)
+    pooled = windows_of(conf, net, "pool", upright=upright, beside=source)
+    k = len(read_json(machines / "classes.json"))
+    svms = {
+        "coef": torch.empty(k, source.dim), "intercept": torch.empty(k), "feature_scale": torch.empty(())
+    }  # fmt: skip
     boxes = {
-        "weights": torch.empty(k, pooled_dim, 4, dtype=torch.float64),
+        "weights": torch.empty(k, pooled.dim, 4, dtype=torch.float64),
         "bias": torch.empty(k, 4, dtype=torch.float64),
         "num_windows": torch.empty(k, dtype=torch.int64),
         "feature_scale": torch.empty(()),
     }
-    return DetectorParts(
+    return Detector(
         Machines(**read_tensors_like(machines / MACHINES, svms)),
         Regressors.from_state(read_tensors_like(regressors[0] / REGRESSORS, boxes)) if regressors else None,
-        Suppression(**vars(conf.suppression)),
+        source,
+        pooled,
     )
+
+
+def _found_by(
+    take: Take,
+    found_images: "AnnotatedImages",
+    detectors: "Sequence[Detector]",
+    images_of: "Sequence[Sequence[DetectionImage]]",
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Find and judge the objects in images, which each detector sees with its own proposals."""
+    from sppnet.models.weights import read_part, save_part
+    from sppnet.tasks.detector import Picture, Suppression, detect, pack, unpack
+
+    pictures = [
+        [Picture(one.image.path, one.proposals, (one.image.height, one.image.width)) for one in images]
+        for images in images_of
+    ]
+    num_images = len(found_images.images)
+    suppression = Suppression(**vars(take.conf.suppression))
+    found: list[Detections] = []
+    for start in range(0, num_images, _PART):
+        file = take.path / f"checkpoint-{start}.safetensors"
+        if (part := read_part(file)) is not None:
+            found += unpack(part)
+            continue
+        some: list[Detections] = []
+        given = [one[start : start + _PART] for one in pictures]
+        for one in detect(detectors, given, suppression, workers=take.workers):
+            some.append(one)
+            take.progress("detecting", start + len(some), num_images, "images")
+        save_part(pack(some), file)
+        found += some
+    return _judged(take, found_images, images_of[0], found)
 
 
 def _judged(
@@ -176,9 +173,10 @@ def _judged(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Write what was found, here and as the devkit's files; return its average precision, and the files."""
     from sppnet.metrics.average_precision import mean_ap
+    from sppnet.metrics.replicates import image_names, image_weights, write_images
     from sppnet.metrics.voc_results import write_results
     from sppnet.models.weights import save_tensors
-    from sppnet.tasks.detector import average_precision, pack
+    from sppnet.tasks.detector import judged, pack
 
     classes = annotated_images.classes
     save_tensors(pack(found), take.path / _DETECTIONS)
@@ -190,13 +188,16 @@ def _judged(
         detections=found,
     )
     _draw_sheet(take, images, found, classes)
-    of_class = average_precision(images, found, num_classes=len(classes))
+    metric = judged(images, found, num_classes=len(classes))
+    of_class = metric.compute()
     mean = mean_ap(of_class)
     if not mean.num_counted:
         name = (take.conf.target or {})["name"]
         raise DataError(f"{name}: no object in the test images that counts")
+    names = image_names(image.image.path for image in images)
+    write_images(take.path, names, {"test/map": metric.replicates(image_weights(names))})
     known = {name: float(value) for name, value in zip(classes, of_class, strict=True)}
-    files = (_DETECTIONS, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
+    files = (_DETECTIONS, IMAGES, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
     metrics = {
         "test/map": mean.value,
         **{f"test/ap/{name}": value for name, value in known.items() if not math.isnan(value)},

@@ -35,7 +35,7 @@ def propose(take: Take) -> Outcome:
 
     take.progress("computing proposals")
     began = time.perf_counter()
-    images = proposed(take, annotated(take, take.plan.image_set))
+    images = [one for one in proposed(take, annotated(take, take.plan.image_set)) if one.image.is_complete]
     seconds = time.perf_counter() - began
     recalled = proposal_recall(
         [image.proposals for image in images],

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sppnet.artifacts import content_key, read_json, write_json
+from sppnet.damage import PROVENANCE
 from sppnet.errors import ArtifactError, ResourceError
 from sppnet.experiment.installation import code_version, machine, software
 from sppnet.experiment.making import code_named, require_allowed
 from sppnet.experiment.reading import read_conf
 from sppnet.experiment.stages import STAGES, Stage
 from sppnet.experiment.take import RunPlan, Take
-from sppnet.run.directory import PROGRESS, PROVENANCE, RunDirectory
+from sppnet.run.directory import PROGRESS, RunDirectory
 from sppnet.run.interrupts import Interrupted, Interruption
 from sppnet.sources import code_of, module_of
 from sppnet.tables.escape import CleanFormatter

@@ -163,6 +163,22 @@ def skipped_places(layout: Layout) -> list[tuple[str, str]]:
     return [_place(layout, choice) for choice in choices if _is_skipped(layout, choice)]
 
 
+def skipped_repeats(layout: Layout) -> list[tuple[str, str, int]]:
+    """Rows and columns with the repeats that their cells do not have: VOC 2007 has no second split."""
+    names = [*layout.rows, *([layout.columns] if layout.columns else []), layout.repeats]
+    if layout.repeats not in layout.shown:
+        return []
+    choices = [
+        dict(zip(names, values, strict=True))
+        for values in itertools.product(*(layout.shown[name] for name in names))
+    ]
+    return [
+        (*_place(layout, choice), int(choice[layout.repeats]))
+        for choice in choices
+        if _is_skipped(layout, choice)
+    ]
+
+
 def _place(layout: Layout, choice: Mapping[str, str]) -> tuple[str, str]:
     """Row and column of a choice."""
     row = _row_id([layout.name(axis, choice[axis]) for axis in layout.rows])

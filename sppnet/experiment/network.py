@@ -14,6 +14,8 @@ from sppnet.experiment.schema import Conf
 from sppnet.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # import torch and Lightning
+    from torch import Tensor
+
     from sppnet.data.datamodule import ImageDataModule
     from sppnet.models.initialise import Init
     from sppnet.models.sppnet import SppNet
@@ -28,6 +30,7 @@ class TrainedNetwork(NamedTuple):
     net: "SppNet"  # in evaluation mode
     classes: list[str]
     metrics: dict[str, float]
+    trains: str  # "head" of one whose trunk was left as it was
 
 
 def build_net(conf: Conf, *, num_classes: int, init: "Init | None" = None) -> "SppNet":
@@ -67,12 +70,27 @@ def begin_network(conf: Conf, data: "ImageDataModule", *, is_new: bool) -> "SppN
     init = make(conf.init)
     net = build_net(conf, num_classes=len(data.classes), init=init)
     _check_sizes(net, conf)
-    if is_new:
-        if net.input_norm.needs_mean_image:
-            net.input_norm.set_mean_image(data.mean_image(conf.image.size))
-        if isinstance(init, DataDependentInit):
-            init.adapt(net, data.central_regions(_NUM_TO_ADAPT).float())
+    # Maps of a trunk that stays as it is are looked for before a checkpoint fills the network.
+    if net.input_norm.needs_mean_image and (is_new or conf.training.trains == "head"):
+        mean = _mean_of_trunk(conf)
+        net.input_norm.set_mean_image(data.mean_image(conf.image.size) if mean is None else mean)
+    if is_new and isinstance(init, DataDependentInit):
+        init.adapt(net, data.central_regions(_NUM_TO_ADAPT).float())
     return net
+
+
+def _mean_of_trunk(conf: Conf) -> "Tensor | None":
+    """The mean image that goes with the trunk of a network of ours, in the size of the regions."""
+    from torch.nn import functional
+
+    from sppnet.models.weights import read_tensors
+
+    weights = conf.backbone.get("weights")
+    mean = read_tensors(Path(weights)).get("input_norm.mean") if weights is not None else None
+    if mean is None:
+        return None
+    size = (conf.image.size, conf.image.size)
+    return functional.interpolate(mean[None], size, mode="bilinear", antialias=True)[0]
 
 
 def save_network(net: "SppNet", classes: Sequence[str], path: Path) -> tuple[str, ...]:
@@ -84,8 +102,12 @@ def save_network(net: "SppNet", classes: Sequence[str], path: Path) -> tuple[str
     return ("model.safetensors", "classes.json")
 
 
-def load_network(path: Path) -> TrainedNetwork:
+def load_network(path: Path, *, constant_mean: float | None = None) -> TrainedNetwork:
     """Build the network of a run's directory, with its weights: all that is needed is there.
+
+    Args:
+        path: The run's directory.
+        constant_mean: Subtracted from images of a target, on 0..255; None: what the network was trained with.
 
     Raises:
         ArtifactError: The run is not complete.
@@ -97,7 +119,25 @@ def load_network(path: Path) -> TrainedNetwork:
         classes: list[str] = read_json(path / "classes.json")
         net = build_net(conf, num_classes=len(classes))
         load_weights(net, path / "model.safetensors")
-        return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"))
+        net.input_norm.constant_mean = constant_mean
+        trains = RunDirectory(path).read_config().get("training", {}).get("trains", "all")
+        return TrainedNetwork(net.eval(), classes, read_json(path / "metrics.json"), trains)
+
+
+def how_members_learned(runs: Sequence[Path]) -> dict[str, float]:
+    """Of the networks behind several runs, how the one that learned least stood at its end.
+
+    What one does not say is said of none.
+    """
+    metrics = [read_json(run / "metrics.json") for run in runs]
+    worst: dict[str, float] = {}
+    for stage in ("train", "finetuning"):
+        trained = [one for one in metrics if f"{stage}/steps" in one]
+        for name in ("steps", "error", "final_loss", "late_fall"):
+            key = f"{stage}/{name}"
+            if trained and all(key in one for one in trained):
+                worst[key] = max(one[key] for one in trained)
+    return worst
 
 
 def architecture(path: Path) -> Conf:

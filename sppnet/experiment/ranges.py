@@ -140,6 +140,9 @@ WORKERS: Final = Rule(lambda value: _is_whole(value) and 0 <= value <= 256, "fro
 COUNT_OR_NONE: Final = Rule(
     lambda value: value is None or _is_count(value), "a whole number of 1 or more, or null"
 )
+GREY_OR_NONE: Final = Rule(
+    lambda value: value is None or (not isinstance(value, bool) and 0 <= value <= 255), "null, or 0 to 255"
+)
 THREADS: Final = Rule(lambda value: value is None or value >= 1, "1 or more, or null")
 POSITIVE: Final = Rule(lambda value: bool(0 < value < float("inf")), "a positive number")
 POSITIVES: Final = Rule(_are_positive, "a list of positive numbers, e.g. [1.0]")
@@ -174,4 +177,5 @@ FOLDER: Final = Rule(
     lambda value: re.fullmatch(r"\w[\w.-]{0,59}", value) is not None and value not in _TAKEN,
     "a name for a folder in paths.runs: 1 to 60 letters, digits and _ . - behind the first",
 )
+PLAN: Final = Rule(lambda value: isinstance(value, bool) or value == "names", "true, false or names")
 TRUTH: Final = Rule(lambda value: isinstance(value, bool), "true or false")

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sppnet.experiment import detection_schema as detecting
 from sppnet.experiment import ranges as must
-from sppnet.experiment.detection_schema import Hinge, Mapping
+from sppnet.experiment.detection_schema import Hinge
 from sppnet.experiment.ranges import Record, key, named, part
 
 
@@ -53,6 +53,7 @@ class TrainSizesConf(Record):
 class TrainingConf(Record):
     """Of a network, as a classifier."""
 
+    trains: detecting.Trains = key()
     epochs: int = key(must.COUNT)
     batch_size: int = key(must.BATCH)
     learning_rate: float = key(must.POSITIVE)
@@ -102,7 +103,7 @@ class ViewConf(Record):
     test_sides: list[int] = key(must.SIDES)
     size: int = key(must.SIDE)
     flip: bool = key(must.TRUTH)
-    mapping: Mapping = key()
+    mapping: Literal["centre_inside", "paper", "release", "restricted"] = key()
 
 
 class DataConf(Record):
@@ -112,6 +113,7 @@ class DataConf(Record):
     per_class: int | None = key(must.COUNT_OR_NONE)
     test_per_class: int | None = key(must.COUNT_OR_NONE)
     train_crop: Literal["random", "five"] = key()
+    mean_images: int | None = key(must.COUNT_OR_NONE)
     split_seed: int = key(must.WHOLE)
     val_fraction: float = key(must.SHARE)
     batch_size: int = key(must.COUNT)
@@ -143,6 +145,13 @@ class PathsConf(Record):
     cls: str | None = key(default=None)
 
 
+class LearnedConf(Record):
+    """What a network must have come to before a claim is decided by it, in percent."""
+
+    error: float = key(must.NATURAL)  # of the training images, at most
+    fall: float = key(must.NATURAL)  # of the training loss over the last tenth of the epochs, at most
+
+
 class TableConf(Record):
     """A table's axes, layout, the paper's numbers and its claims."""
 
@@ -153,6 +162,7 @@ class TableConf(Record):
     columns: str | None = key(default=None)
     curve: str | None = key(default=None)
     per_class: str | None = key(default=None)
+    paper_per_class: dict[str, Any] = key(default={})
     repeats: Literal["seed", "split"] = key()
     skip: list[Any] = key(must.SKIP, default=[])
     labels: dict[str, str] = key(default={})
@@ -162,6 +172,7 @@ class TableConf(Record):
     paper_data: list[str] = key(default=[])
     others: list[Any] = key(default=[])
     claims: list[Any] = key(default=[])
+    learned: LearnedConf = part(LearnedConf)
 
 
 class Conf(Record):
@@ -185,6 +196,7 @@ class Conf(Record):
     view: dict[str, Any] = named(ViewConf)
     ensemble: list[Any] = key(default=[], role="sweep")  # members are runs that a cell stands on
     target: dict[str, Any] | None = named()
+    target_mean: float | None = key(must.GREY_OR_NONE)
     features: FeaturesConf = part(FeaturesConf)
     transfer: TransferConf | None = named(TransferConf)
     protocol: detecting.ProtocolConf = part(detecting.ProtocolConf)
@@ -208,7 +220,7 @@ class Conf(Record):
     table: TableConf = part(TableConf, role="sweep")
     progress: bool = key(default=True, role="sweep")
     jobs: int = key(must.Rule(lambda value: value >= 0, "0 (one per core) or more"), role="sweep")
-    plan: bool = key(default=False, role="sweep")
+    plan: bool | str = key(must.PLAN, default=False, role="sweep")
     stale: Literal["keep", "rerun"] = key(role="sweep")
     allow_targets: list[str] = key(default=[], role="sweep")  # making.py
     run_directory: str = key(default="", role="sweep")  # of a launcher's job; the sweep says it

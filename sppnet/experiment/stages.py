@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sppnet.experiment.classification_stages import average, begin, evaluate, train
-from sppnet.experiment.detector_testing import combine, find, measure_seconds
+from sppnet.experiment.detection_timing import measure_seconds
+from sppnet.experiment.detector_testing import combine, find
 from sppnet.experiment.detector_training import compute_maps, mine, propose, regress
 from sppnet.experiment.schema import Conf
 from sppnet.experiment.take import Outcome, Take
@@ -114,30 +115,32 @@ _NETWORK: Final = (
     *("seed", "data", "-data.test_per_class", "backbone", "pyramid", "head", "input_norm", "init"),
     *("train_sizes", "image.size"),
 )
+_TRAINING: Final = ("training.epochs", "training.trains", "task")
 _DEVICE: Final = ("trainer.accelerator",)
 _LIGHTNING: Final = (*_DEVICE, "trainer.precision")
-_WINDOWS: Final = ("target", "proposals", "windows")
+_SHOWN: Final = ("target", "target_mean")  # images of a target as a network gets them
+_WINDOWS: Final = (*_SHOWN, "proposals", "windows")
 _NORM: Final = ("mining.norm_images", "mining.norm_windows")
 _NAMED: Final = "{data}-{backbone}-{pyramid}-{train_sizes}-seed{seed}"
 
 # fmt: off
 STAGES: Final = {
-    "network": Stage(train, "networks", _NAMED, (*_NETWORK, "training.epochs", "task", *_LIGHTNING)),
+    "network": Stage(train, "networks", _NAMED, (*_NETWORK, *_TRAINING, *_LIGHTNING)),
     "untrained": Stage(begin, "networks", _NAMED, _NETWORK),
     "evaluation": Stage(evaluate, TABLE, "{cell}", ("seed", "data", "view", *_LIGHTNING), _network()),
     "ensemble": Stage(average, TABLE, "{cell}", (), _MEMBERS),
 
     "features": Stage(
         extract_features, "features", "{network}-{target}-{view}{view_side}",
-        ("target", "features", *_DEVICE), _network()),
+        (*_SHOWN, "features", *_DEVICE), _network()),
     "transfer": Stage(
-        transfer, TABLE, "{cell}", ("seed", "split", "target", "features", "transfer", *_LIGHTNING),
+        transfer, TABLE, "{cell}", ("seed", "split", *_SHOWN, "features", "transfer", *_LIGHTNING),
         (*_network(), Need("features"))),
 
     "proposals": Stage(
         propose, "proposals", "{target}-{image_set}-{proposals}", ("target", "proposals"), is_threaded=False),
     "maps": Stage(
-        compute_maps, "maps", "{network}-{target}-{image_set}-{scale}", ("target", *_DEVICE), _network(),
+        compute_maps, "maps", "{network}-{target}-{image_set}-{scale}", (*_SHOWN, *_DEVICE), _network(),
         each=_scales, is_threaded=False),
     "finetuning": Stage(
         finetune, "networks", "{network}-finetuned",
@@ -155,7 +158,8 @@ STAGES: Final = {
         find, TABLE, "{cell}", (*_WINDOWS, "detection", "suppression", *_DEVICE),
         (*_FROZEN, Need("machines", "machines"), *_windows_in("test"),
          Need("regressors", "regressors", when=_moves)), is_threaded=False),
-    "combination": Stage(combine, TABLE, "{cell}", ("target", "suppression"), _MEMBERS),
+    "combination": Stage(
+        combine, TABLE, "{cell}", ("target", "suppression", *_DEVICE), _MEMBERS, is_threaded=False),
     "timing": Stage(
         measure_seconds, TABLE, "{cell}", ("seed", *_WINDOWS, "timing", "trainer.threads", *_DEVICE),
         (*_network(), Need("proposals", image_set="test")), is_alone=True),

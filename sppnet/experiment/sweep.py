@@ -8,6 +8,8 @@ code.
 """
 
 import contextlib
+import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from omegaconf import DictConfig
 from sppnet.artifacts import content_key, read_json
 from sppnet.errors import ConfigError, PartialSweepError, ResourceError
 from sppnet.experiment import layout
+from sppnet.experiment.checks import check_images
 from sppnet.experiment.compose import allowed, plain_of
 from sppnet.experiment.contents import Contents
 from sppnet.experiment.detector_testing import SHEET
@@ -27,8 +30,8 @@ from sppnet.experiment.plan import PlannedRun, Planner, built_on, check_all_diff
 from sppnet.experiment.reading import deciding, narrowed, read_conf
 from sppnet.experiment.runners import Ended, Here, Launch, Launched, RunError, run_all
 from sppnet.experiment.schema import Conf
-from sppnet.experiment.stages import read_by_tables_of
-from sppnet.experiment.sweep_view import SweepView
+from sppnet.experiment.stages import STAGES, read_by_tables_of
+from sppnet.experiment.sweep_view import SweepView, plan_lines
 from sppnet.experiment.table_file import table_file, write_table_file
 from sppnet.experiment.workers import SideBySide
 from sppnet.tables.provenance import changes_since
@@ -80,8 +83,9 @@ def sweep(
     if launch is None:
         for run in pending:
             require_device(run.given["trainer"].get("accelerator", "cpu"))  # proposals need none
+    _check_images(pending, is_said=bool(conf.plan))
     if conf.plan:
-        _print_plan(cells, pending)
+        print("\n".join(plan_lines(cells, pending, is_full=conf.plan == "names")))
         return
     with contextlib.suppress(ResourceError):  # costs the next command some time only
         contents.keep()
@@ -126,16 +130,27 @@ def _all_of(
     ) from cause
 
 
-def _print_plan(cells: Sequence[PlannedRun], pending: Sequence[PlannedRun]) -> None:
-    """Say for every run whether it is complete, is to be made or goes on, in their order."""
-    runs = [*built_on(cells), *cells]
-    for run in runs:
-        state = "complete" if run.directory.is_complete else "not needed"
-        if run in pending:
-            state = "goes on" if any(run.directory.path.glob("checkpoint-*")) else "to run"
-        print(f"{state:10}  {run.plan.stage:10}  {run.plan.label}")
-    number = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-    print(f"{number}; {len(pending)} of {len(runs)} runs to make; plan=true starts none")
+def _check_images(pending: Sequence[PlannedRun], *, is_said: bool) -> None:
+    """List what pending runs will look at, each folder once: what is missing is found before anything runs.
+
+    Raises:
+        SppnetError: The images are not what a run needs.
+    """
+    looked: set[str] = set()
+    before = logging.root.manager.disable
+    logging.disable(before if is_said else logging.WARNING)  # what is strange in them their runs will say
+    try:
+        for run in pending:
+            for name in {"data", "target"}.intersection(STAGES[run.plan.stage].reads):
+                part = {
+                    key: value for key, value in vars(run.conf)[name].items() if key not in ("seed", "sizes")
+                }
+                key = json.dumps([name, part, run.given.get("transfer")], sort_keys=True)
+                if key not in looked:
+                    looked.add(key)
+                    check_images(run.conf, name)
+    finally:
+        logging.disable(before)
 
 
 def _group(base: dict[str, Any], laid: layout.Layout, contents: Contents, stage: str) -> str:

@@ -5,15 +5,18 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from sppnet.artifacts import lock_file, read_json, remove_temporaries, write_sealed_json
+from sppnet.artifacts import content_key, lock_file, read_json, remove_temporaries, write_sealed_json
 from sppnet.errors import ArtifactError
 from sppnet.experiment.installation import command_line
-from sppnet.experiment.layout import Layout, column_ids, row_ids, skipped_places
+from sppnet.experiment.layout import Layout, column_ids, row_ids, skipped_places, skipped_repeats
 from sppnet.experiment.plan import PlannedRun, built_on
 from sppnet.experiment.schema import Conf
 from sppnet.tables.results import FORMAT
+
+# What is fixed before the first run: what is compared with what, over which repeats, and what counts.
+_PLANNED: Final = ("claims", "rows", "columns", "skipped", "seeds", "repeats", "metrics", "paper", "learned")
 
 
 def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRun]) -> dict[str, Any]:
@@ -30,12 +33,13 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
         "preset": conf.preset,
         "reduced": _reduced([*built_on(cells), *cells]),
         "data": _data(conf),
-        "created": datetime.now(tz=UTC).isoformat(timespec="seconds"),
+        "created": _now(),
         "command": command_line(),
         "rows": [{"id": row, "label": labels.get(row, row)} for row in row_ids(layout)],
         "columns": [{"id": column, "label": labels.get(column, column)} for column in column_ids(layout)],
         "repeats": layout.repeats,
         "skipped": skipped_places(layout),
+        "skipped_repeats": skipped_repeats(layout),
         "seeds": sorted({run.cell.repeat for run in cells if run.cell}),
         "cells": [
             {
@@ -56,10 +60,23 @@ def table_file(conf: Conf, layout: Layout, group: str, cells: Sequence[PlannedRu
         "tested_in": Path(tested["root"]).expanduser().resolve().name if tested.get("root") else None,
         "num_test": tested.get("facts", {}).get("num_test"),
         "claims": table.claims,
+        "learned": vars(table.learned),
+        "is_demonstration": _is_generated(tested)
+        or bool(conf.target and conf.trained and _is_generated(conf.data)),
+        "plans": [{"fixed": _now(), "num_complete": sum(run.directory.is_complete for run in cells)}],
         "curve": table.curve,
         "per_class": table.per_class,
+        "paper_per_class": table.paper_per_class,
         "others": table.others,
     }
+
+
+def _now() -> str:
+    return datetime.now(tz=UTC).isoformat(timespec="seconds")
+
+
+def _is_generated(images: Mapping[str, Any]) -> bool:
+    return bool(images.get("facts", {}).get("is_generated"))
 
 
 def _measured(measures: Mapping[str, list[Any]], cells: Sequence[PlannedRun]) -> list[Any]:
@@ -124,23 +141,26 @@ def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
         write_sealed_json(file, _merged(_read(file), new, is_done=is_done))
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read(file: Path) -> Any:
     with contextlib.suppress(ArtifactError):
-        old = read_json(file)
-        if isinstance(old, dict) and old.get("format") == FORMAT:
-            return old
+        return read_json(file)
     return None
 
 
-def _merged(old: dict[str, Any] | None, new: dict[str, Any], *, is_done: bool) -> dict[str, Any]:
+def _merged(old: Any, new: dict[str, Any], *, is_done: bool) -> dict[str, Any]:
     new = json.loads(json.dumps(new))  # a copy, as it is read again
-    if old is not None:
+    if isinstance(old, dict) and old.get("format") == FORMAT:
         for part in ("rows", "columns", "seeds", "built_on", "reduced"):
             new[part] = old[part] + [value for value in new[part] if value not in old[part]]
         places = {_place(cell) for cell in new["cells"]}
         new["cells"] = [cell for cell in old["cells"] if _place(cell) not in places] + new["cells"]
         if is_done:
             new |= {key: old[key] for key in ("created", "command")}
+    plans = old.get("plans", []) if isinstance(old, dict) else []
+    new["plans"][0]["hash"] = content_key({key: new[key] for key in _PLANNED})
+    if plans and plans[-1]["hash"] == new["plans"][0]["hash"]:
+        new["plans"] = []
+    new["plans"] = plans + new["plans"]
     return new
 
 

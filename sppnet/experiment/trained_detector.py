@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sppnet.artifacts import read_json, reading
 from sppnet.errors import ArtifactError, DataError, SppnetError
-from sppnet.experiment.detection_inputs import windows_of
-from sppnet.experiment.detector_testing import read_parts
+from sppnet.experiment.detector_testing import read_detector
 from sppnet.experiment.execution import read_plan
 from sppnet.experiment.installation import device_of
 from sppnet.experiment.making import make
@@ -34,6 +33,7 @@ class LoadedDetector:
 
     def __init__(self, plan: RunPlan, given: dict[str, Any], runs: Path) -> None:
         from sppnet.data.proposals import SetSource
+        from sppnet.tasks.detector import Suppression
 
         conf = read_conf(given)
         assert conf.detection is not None
@@ -46,11 +46,9 @@ class LoadedDetector:
             self._source = make(_default_proposals())
         # A detector of a GPU runs wherever there is one; one of the CPU stays there.
         device = "cpu" if conf.trainer.accelerator == "cpu" else device_of("auto")
-        net = load_network(network).net.to(device)
-        self._windows = windows_of(conf, net, conf.detection.layer, upright=True)
-        self._pooled = windows_of(conf, net, "pool", upright=True, beside=self._windows)
-        dims = self._windows.dim, self._pooled.dim
-        self._parts = read_parts(conf, machines, below.get("regressors", []), dims)
+        net = load_network(network, constant_mean=conf.target_mean).net.to(device)
+        self._detector = read_detector(conf, net, machines, below.get("regressors", []), upright=True)
+        self._suppression = Suppression(**vars(conf.suppression))
 
     def detect(self, path: Path) -> "Detections":
         """Find the objects of all classes in a picture, the best of every class first.
@@ -71,7 +69,7 @@ class LoadedDetector:
         except Exception as error:  # OpenCV's own
             raise DataError(f"{path}: no proposals ({type(error).__name__}: {error})") from error
         picture = Picture(path, windows, (image.height, image.width))
-        (found,) = detect(self._parts, self._windows, self._pooled, [picture], workers=1)
+        (found,) = detect([self._detector], [[picture]], self._suppression, workers=1)
         return found
 
 

@@ -23,7 +23,7 @@ def extract_features(take: Take) -> Outcome:
     from sppnet.store.feature_cache import FeatureCache
 
     take.progress("extracting features")
-    net = load_network(take.one_below("network")).net
+    net = load_network(take.one_below("network"), constant_mean=take.conf.target_mean).net
     target = make(take.conf.target).read()
     specs = [FeatureSpec(layer, None) for layer in take.plan.layers]
     cache = FeatureCache(Path(take.conf.paths.cache))
@@ -47,14 +47,16 @@ def transfer(take: Take) -> Outcome:
     from sppnet.data.targets import draw_split
     from sppnet.experiment.trainer import make_task, run_trainer
     from sppnet.features.feature_batches import FeatureDataModule
+    from sppnet.metrics.replicates import image_names, image_weights, write_images
     from sppnet.models.weights import save_tensors
+    from sppnet.tasks.transfer import TransferTask
 
     take.progress("reading features")
     protocol = take.conf.transfer
     assert protocol is not None and protocol.measure is not None
     seed_everything(take.conf.seed, verbose=False)
     target = make(take.conf.target).read()
-    network = load_network(take.one_below("network"))
+    network = load_network(take.one_below("network"), constant_mean=take.conf.target_mean)
     features = _features_of(take, network.net, target)
     split = make_from(draw_split, protocol, target=target, split=take.conf.split)
     task = make_task(protocol.task, classes=target.classes, num_features=features.dim)
@@ -66,6 +68,10 @@ def transfer(take: Take) -> Outcome:
         chosen = {key: float(value) for key, value in trainer.callback_metrics.items()}  # testing clears them
         tested = trainer.test(task, datamodule=data, verbose=False)[0]
     save_tensors(task.state_dict(), take.path / "svm.safetensors")
+    files = ["svm.safetensors"]
+    if isinstance(task, TransferTask):  # one of the user's may test in other ways
+        names = image_names(target.paths[row] for row in split.test.tolist())
+        files.append(write_images(take.path, names, task.replicates(image_weights(names))))
     metrics = {
         **network.metrics,
         **{key: float(value) for key, value in tested.items()},
@@ -76,7 +82,7 @@ def transfer(take: Take) -> Outcome:
         "transfer/num_features": features.dim,
         "transfer/fit_seconds": round(fitted - began, 3),
     }
-    return Outcome(metrics, ("svm.safetensors",))
+    return Outcome(metrics, tuple(files))
 
 
 def _features_of(take: Take, net: "SppNet", target: "TargetImages") -> "Features":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # import torch
 
 _FC8_DEVIATION: Final = 0.01  # of the new layer's first weights (§4.1)
 _BACKGROUND: Final = "background"
+_LEARNED: Final = ("train/steps", "train/error", "train/final_loss", "train/late_fall")  # before it
 log = logging.getLogger(__name__)
 
 
@@ -28,13 +29,15 @@ def finetune(take: Take) -> Outcome:
 
     from sppnet.experiment.trainer import make_task, run_trainer
     from sppnet.run.checkpoints import newest_checkpoint
+    from sppnet.run.progress import how_it_ended
     from sppnet.tasks.finetuning import begin_with_directions, sample_windows
 
     found = annotated(take, "trainval")
     images = proposed(take, found)
     chosen = take.conf.finetuning
     seed_everything(take.conf.seed, verbose=False)
-    pretrained = frozen_network(take).net
+    trained = frozen_network(take)
+    pretrained = trained.net
     net = _with_new_output(take, pretrained, num_outputs=1 + len(found.classes))
     fc6_rate = 1.0
     if chosen.fresh:
@@ -57,15 +60,17 @@ def finetune(take: Take) -> Outcome:
         began = time.perf_counter()
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     metrics = {
+        **{key: value for key, value in trained.metrics.items() if key in _LEARNED},
         "finetuning/num_images": len(images),
         "finetuning/steps": trainer.global_step,
         "finetuning/seconds": round(time.perf_counter() - began, 3),
+        **{f"finetuning/{key}": value for key, value in how_it_ended(take.path).items()},
     }
     return Outcome(metrics, save_network(net.eval(), [_BACKGROUND, *found.classes], take.path))
 
 
 def _with_new_output(take: Take, pretrained: "SppNet", *, num_outputs: int) -> "SppNet":
-    """The same network with another last layer: "the fc8 layer is initialised with N(0, 0.01^2)" (§4.1)."""
+    """The same network with another last layer: its weights are N(0, 0.01^2) (§4.1)."""
     import torch
 
     from sppnet.artifacts import stable_seed
@@ -74,6 +79,7 @@ def _with_new_output(take: Take, pretrained: "SppNet", *, num_outputs: int) -> "
     kept = {name: value for name, value in pretrained.state_dict().items() if not name.startswith("fc8.")}
     new = {name: value for name, value in net.state_dict().items() if name.startswith("fc8.")}
     net.load_state_dict({**kept, **new})
+    net.input_norm.constant_mean = pretrained.input_norm.constant_mean
     generator = torch.Generator().manual_seed(stable_seed(take.conf.seed, "fc8"))
     with torch.no_grad():
         net.fc8.weight.normal_(std=_FC8_DEVIATION, generator=generator)

@@ -128,9 +128,8 @@ class _Job:
             f"{sum(num_bytes.values()) / 1e9:.3f} GB will be written to {self.cache.root}"
         )
         images = (path for shard in share_work(missing, self._complete) for path in shard.images.paths)
-        for done, _ in enumerate(show_progress(images, label="features", total=num_images), 1):
-            if report is not None and done % self.cache.shard_images == 0:
-                report(done, num_images)
+        for _ in show_progress(images, label="features", total=num_images, report=report):
+            pass
 
     def _complete(self, shard: _Shard) -> _Shard | None:
         """Compute what no other process is computing of a shard; None if that is not everything."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int, Int8
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
@@ -25,6 +25,7 @@ from sppnet.metrics.average_precision import (
     trace_curve,
 )
 from sppnet.metrics.matching import Objects, Ranked, judge_detections, require_columns, require_objects
+from sppnet.metrics.replicates import eleven_point_aps
 from sppnet.ops.boxes import whole
 
 # Type and width of every state; a row of `images` is an image's number and how many rows are its own.
@@ -154,6 +155,28 @@ class VocDetectionAP(OfEveryClass):
             DataError: See `compute`.
             NonFiniteError: See `compute`.
         """
+        return [
+            trace_curve(one.outcomes, one.scores, int(one.num_positives.sum())) for one in self._rankings()
+        ]
+
+    def replicates(self, weights: Float64[np.ndarray, "b i"]) -> Float64[np.ndarray, " b"]:
+        """Mean 11-point AP over the images drawn anew (replicates.py).
+
+        Args:
+            weights: How often every image counts in every draw, by ascending number.
+
+        Raises:
+            DataError: See `compute`.
+            NonFiniteError: See `compute`.
+        """
+        aps = [
+            eleven_point_aps(one.outcomes, one.images, one.num_positives, weights) for one in self._rankings()
+        ]
+        with np.errstate(all="ignore"):
+            averaged: Float64[np.ndarray, " b"] = np.nanmean(np.stack(aps), axis=0)
+        return averaged
+
+    def _rankings(self) -> "list[_Ranking]":
         tables = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in _EMPTY}
         images, found_rows, truth_rows = _order_images(tables["images"])
         positions = np.arange(len(images), dtype=np.int32)
@@ -169,16 +192,32 @@ class VocDetectionAP(OfEveryClass):
         object_labels = tables["truth_labels"][truth_rows]
         _check(found, object_labels, self.num_classes)
         return [
-            self._trace_class(found, rows, Objects(*(column[object_labels == label] for column in objects)))
+            self._rank_class(
+                found, rows, Objects(*(column[object_labels == label] for column in objects)), len(images)
+            )
             for label, rows in enumerate(_rows_by_class(found.labels, self.num_classes))
         ]
 
-    def _trace_class(self, found: _Found, rows: Int[np.ndarray, " n"], objects: Objects) -> PrecisionRecall:
+    def _rank_class(
+        self, found: _Found, rows: Int[np.ndarray, " n"], objects: Objects, num_images: int
+    ) -> "_Ranking":
         """Rank and judge the detections of a class, which are those `rows` of all."""
         rows = rows[best_first(found.scores[rows])]
         ranked = Ranked(found.images[rows], rows, found.boxes_xyxy)
         outcomes = judge_detections(ranked, objects, self.min_overlap)
-        return trace_curve(outcomes, found.scores[rows], int((~objects.is_difficult).sum()))
+        counted = objects.images[~objects.is_difficult]
+        return _Ranking(
+            outcomes, found.scores[rows], ranked.images, np.bincount(counted, minlength=num_images)
+        )
+
+
+class _Ranking(NamedTuple):
+    """A class's detections, best score first."""
+
+    outcomes: Int8[np.ndarray, " n"]
+    scores: Float32[np.ndarray, " n"]
+    images: Int[np.ndarray, " n"]
+    num_positives: Int[np.ndarray, " i"]  # objects of every image that count
 
 
 def _order_images(

@@ -9,7 +9,7 @@ Axes: n images, c channels, h w pixels or cells.
 from collections.abc import Mapping, Sequence, Set
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 import torchvision
@@ -43,12 +43,17 @@ class LayeredBackbone(Backbone):
         layers: The rows, from the image up.
         width: Factor on every convolution's channels, which are rounded to multiples of 4, at least 8; 1 is
             the paper's.
+        weights: None for a random start, or the .safetensors file of a trained network, of which the trunk is
+            taken.
 
     Raises:
         ConfigError: A row that is none of the above.
+        ArtifactError: The weights file does not fit the rows.
     """
 
-    def __init__(self, *, name: str, layers: Sequence[Mapping[str, Any]], width: float) -> None:
+    def __init__(
+        self, *, name: str, layers: Sequence[Mapping[str, Any]], width: float, weights: str | None
+    ) -> None:
         trunk = nn.Sequential()
         channels, number = 3, 0
         for position, row in enumerate(layers, start=1):
@@ -68,10 +73,17 @@ class LayeredBackbone(Backbone):
                 trunk.add_module(f"norm{number}", _NORMS[row["lrn"]](**settings))
         if number < 2:
             raise ConfigError(f"backbone {name}: {number} convolutions; the layer table needs two or more")
+        if weights is not None:
+            _load_trunk(Path(weights), trunk, trunk)
         roles = {"conv4": f"relu{number - 1}", "conv5": f"relu{number}"}
         # The paper's nets subtract a mean and stay on 0..255, where LRN's alpha of 1e-4 has an effect.
         super().__init__(
-            name=name, trunk=trunk, roles=roles, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), own_init=False
+            name=name,
+            trunk=trunk,
+            roles=roles,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            own_init=weights is not None,
         )
 
     @property
@@ -129,7 +141,8 @@ class TorchvisionBackbone(Backbone):
         model: A classification model of torchvision, such as "resnet18".
         layer: The submodule whose output are the maps.
         weights: None for a random start; "DEFAULT" or the name of one of the model's weights, downloaded by
-            torchvision; or the path of a .safetensors file with torchvision's keys (a head is ignored).
+            torchvision; or the path of a .safetensors file with torchvision's keys, or that of a network that
+            was trained here (a head is ignored).
 
     Raises:
         ConfigError: No such model, layer or weights.
@@ -209,6 +222,7 @@ def _built(name: str, model: str, weights: str | None) -> tuple[Sequence[float],
     return [255 * value for value in preset.mean], [255 * value for value in preset.std], whole
 
 
+_TRUNK: Final = "backbone.trunk."  # how the names of a trunk's weights begin in a network of ours
 _CONVERT = """; a PyTorch file is converted once, by
     weights = torch.load(FILE, weights_only=True, map_location="cpu")
     safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, "weights.safetensors")"""
@@ -248,10 +262,12 @@ def _before_last_convolution(model: nn.Module, layer: str) -> str:
 
 
 def _load_trunk(path: Path, trunk: nn.Module, whole: nn.Module) -> None:
-    """Fill the trunk from a file with the whole model's keys."""
+    """Fill the trunk from a file with the whole model's keys, or with those of a network of ours."""
     wanted = trunk.state_dict()
     head = whole.state_dict().keys() - wanted.keys()
-    stored = without_prefix(read_tensors(path), whole.state_dict())
+    stored = read_tensors(path)
+    ours = {key.removeprefix(_TRUNK): value for key, value in stored.items() if key.startswith(_TRUNK)}
+    stored = ours or without_prefix(stored, whole.state_dict())
     found = {key: value for key, value in stored.items() if key not in head}
     # BatchNorm's step counter is not a weight; converters leave it out.
     for key in wanted.keys() - found.keys():

@@ -8,7 +8,7 @@ them: what a window sees of its surroundings is the image, where a crop sees zer
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -61,13 +61,15 @@ class ManyViews:
         test_sides: Short sides, pixels.
         size: Side of the windows, pixels.
         full_short_side: Short side of the two views of the full image, the second mirrored; None for none.
-        mapping: How a window becomes cells (Appendix A).
+        mapping: How a window becomes cells (Appendix A); or "restricted", Overfeat's windows: of as many
+            cells as the map of a window-sized image has, "those where the pooled features match the desired
+            dimensionality", here on the same grid.
     """
 
     test_sides: Sequence[int]
     size: int
     full_short_side: int | None
-    mapping: CellMapping
+    mapping: CellMapping | Literal["restricted"]
 
     is_square = False
 
@@ -106,7 +108,10 @@ class ManyViews:
             maps = maps_of_both(net, whole)
             if short_side in self.test_sides:
                 windows = grid_windows(whole.shape[2], whole.shape[3], self.size)
-                yield _pool_both(net, maps, windows, whole.shape[3], self.mapping)
+                if self.mapping == "restricted":
+                    yield _pool_cells(net, maps, _restricted(net, maps, windows, whole, self.size))
+                else:
+                    yield _pool_both(net, maps, windows, whole.shape[3], self.mapping)
             if short_side == self.full_short_side:
                 full.append(net.pool(maps.flatten(0, 1)).reshape(len(maps), 2, -1))
         yield from full
@@ -139,13 +144,29 @@ def _pool_both(
     map_size = (maps.shape[-2], maps.shape[-1])
     field = net.backbone.receptive_field
     sides = windows.float(), flip_boxes(windows.float(), width)
-    cells = [map_cells(side, field, map_size, mapping).to(maps.device) for side in sides]
+    return _pool_cells(net, maps, [map_cells(side, field, map_size, mapping) for side in sides])
+
+
+def _pool_cells(net: SppNet, maps: Tensor, cells: Sequence[Tensor]) -> Float[Tensor, "n views features"]:
+    """Pool cells of the maps of images, and others of those of their mirror images."""
     pooled = [
-        pool_windows(one, of_side, net.levels)
+        pool_windows(one, of_side.to(maps.device), net.levels)
         for both in maps
         for one, of_side in zip(both, cells, strict=True)
     ]
-    return torch.stack(pooled).reshape(len(maps), 2 * len(windows), -1)
+    return torch.stack(pooled).reshape(len(maps), 2 * len(cells[0]), -1)
+
+
+def _restricted(
+    net: SppNet, maps: Tensor, windows: Int[Tensor, "v 4"], images: Tensor, size: int
+) -> list[Int[Tensor, "v 4"]]:
+    """Cells of windows that are as large as the map of a `size` x `size` image, of both maps."""
+    side = net.maps(images.new_zeros(1, 3, size, size)).shape[-1]
+    room = torch.tensor([images.shape[3] - size, images.shape[2] - size])
+    steps = torch.tensor([maps.shape[-1] - side, maps.shape[-2] - side])
+    first = (2 * windows[:, :2] * steps + room) // (2 * room).clamp(min=1)  # the nearest cell
+    cells = torch.cat([first, first + side - 1], dim=1)
+    return [cells, flip_boxes(cells.float(), maps.shape[-1]).long()]
 
 
 def maps_of_both(net: SppNet, images: Tensor) -> Float[Tensor, "n 2 c h w"]:

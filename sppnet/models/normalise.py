@@ -24,6 +24,10 @@ class InputNorm(nn.Module):
     Args:
         mean: Mean per channel (3 1 1), or a mean image (3 h w), on 0..255.
         std: Deviation per channel, on 0..255; ones keep the images on 0..255 as the paper's nets have them.
+
+    Attributes:
+        constant_mean: Subtracted in place of the mean, on 0..255: the images are not of the kind that the net
+            was trained on (Appendix A, VOC 2007 and Caltech-101). No part of the weights. None: the mean.
     """
 
     mean: Tensor
@@ -33,6 +37,7 @@ class InputNorm(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        self.constant_mean: float | None = None
 
     @classmethod
     def constant(cls, *, mean: Sequence[float], std: Sequence[float]) -> "InputNorm":
@@ -78,6 +83,8 @@ class InputNorm(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
         """Normalise images on 0..255."""
+        if self.constant_mean is not None:
+            return (images - self.constant_mean) / self.std
         mean = self.mean
         if mean.shape[1:] not in (images.shape[2:], (1, 1)):
             mean = functional.interpolate(

@@ -91,6 +91,11 @@ class Backbone(nn.Module, abc.ABC):
         return receptive_field(self.trunk)
 
     @functools.cached_property
+    def stride(self) -> int:
+        """Pixels from one cell to the next, also of trunks whose receptive field cannot be derived."""
+        return self.min_size(9) - self.min_size(8)
+
+    @functools.cached_property
     def out_channels(self) -> int:
         """Channels of the maps."""
         size = self.min_size(1)

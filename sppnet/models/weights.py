@@ -9,7 +9,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from sppnet.artifacts import digest_matches, regular, write_atomic, write_named_by_digest
+from sppnet.artifacts import regular, write_atomic, write_named_by_digest
+from sppnet.damage import digest_matches
 from sppnet.errors import ArtifactError
 
 _MOST_NAMES = 8

@@ -14,7 +14,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from sppnet.artifacts import digest_matches, write_named_by_digest
+from sppnet.artifacts import write_named_by_digest
+from sppnet.damage import digest_matches
 from sppnet.errors import ArtifactError
 from sppnet.run.interrupts import Interruption
 

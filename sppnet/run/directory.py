@@ -19,25 +19,21 @@ import yaml
 
 from sppnet.artifacts import (
     cannot_write,
-    damage_behind,
     file_digest,
-    foreign,
     lock_file,
     read_json,
     reading,
     regular,
     remove_temporaries,
     require_inside,
-    sealed_body,
     write_json,
     write_text,
 )
+from sppnet.damage import PROVENANCE, SEAL, damage_behind, foreign, sealed_body
 from sppnet.errors import ArtifactError, ResourceError
 
-PROVENANCE: Final = "provenance.json"
 PROGRESS: Final = "progress.json"
 _CONFIG: Final = "config.yaml"
-_SEAL: Final = "sha256: "
 _MARKER: Final = "COMPLETE"
 _MAX_SLUG: Final = 80
 _MOST_DEPTH: Final = 50
@@ -56,7 +52,7 @@ def slug(text: str) -> str:
 def sealed(config: Mapping[str, Any]) -> str:
     """What `config.yaml` holds: YAML, and the SHA-256 of all of it in the last line."""
     body = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False)
-    return f"{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n"
+    return f"{body}{SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n"
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # no stubs

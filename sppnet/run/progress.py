@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from sppnet.artifacts import append_line, reading, regular, write_atomic
 from sppnet.data.records import ImageBatch
 from sppnet.errors import ArtifactError
+from sppnet.windows.image_batches import PooledBatch
 
 
 class Step(NamedTuple):
@@ -26,6 +27,28 @@ class Step(NamedTuple):
 
 
 Report = Callable[[Step], None]
+_FEW_EPOCHS = 4  # whose mean losses say less than single steps
+
+
+def how_it_ended(directory: Path) -> dict[str, float]:
+    """Say how training stood at its end, by its metrics.jsonl.
+
+    Returns:
+        final_loss: Mean training loss of the last tenth (two epochs or more; without so many, of steps).
+        late_fall: By what share that is lower than the mean of the tenth before it.
+        And the last held-out errors, as val/<name>.
+    """
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_bytes().splitlines()]
+    epochs = [row for row in rows if row.get("end_of_epoch")]
+    steps = [row for row in rows if not row.get("end_of_epoch")]
+    losses = [row["train/loss"] for row in (epochs if len(epochs) >= _FEW_EPOCHS else steps or epochs)]
+    # An even number: sizes change from epoch to epoch (§2.3.2), and both parts should have both.
+    tenth = max(2, 2 * round(len(losses) / 20))
+    last, before = losses[-tenth:], losses[-2 * tenth : -tenth] or losses[:1]
+    final_loss = sum(last) / len(last)
+    fall = 1 - final_loss / (sum(before) / len(before)) if sum(before) > 0 else 0.0
+    held_out = {key: value for key, value in (epochs or [{}])[-1].items() if key.startswith("val/")}
+    return {"final_loss": final_loss, "late_fall": fall, **held_out}
 
 
 @final
@@ -40,11 +63,11 @@ class BatchProgress(Callback):
     ) -> None:
         """One batch further."""
         num_batches = int(trainer.num_training_batches)
-        if not trainer.optimizers:  # SVMs are solved once all features are there
+        if "loss" not in (outputs or {}):  # SVMs are solved once all features are there
             stage = "solving" if batch_idx + 1 == num_batches else "reading features"
             self.report(Step(stage, batch_idx + 1, num_batches, ""))
             return
-        is_image = isinstance(batch, ImageBatch)
+        is_image = isinstance(batch, ImageBatch | PooledBatch)
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         loss = f"loss {float(outputs['loss']):.3g}"
         detail = f"{epoch}, {batch.size} px, {loss}" if is_image else f"steps, {loss}"
@@ -121,7 +144,7 @@ class MetricsFile(Callback):
         self.loss_sum += loss
         self.num_batches += 1
         if trainer.global_step % self.every_steps == 0:
-            size = {"train/size": batch.size} if isinstance(batch, ImageBatch) else {}
+            size = {"train/size": batch.size} if isinstance(batch, ImageBatch | PooledBatch) else {}
             self._append(trainer, {"train/loss": loss, **size})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,13 +17,13 @@ from typing import BinaryIO, Final, NamedTuple, TypeVar, final
 
 from sppnet.artifacts import (
     content_key,
-    digest_matches,
     file_digest,
     lock_file,
     remove_temporaries,
     require_inside,
     write_named_by_digest,
 )
+from sppnet.damage import digest_matches
 from sppnet.errors import DataError, ResourceError
 
 BYTES_PER_NUMBER: Final = 4
@@ -41,7 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class Images(NamedTuple):
-    """Image files and the SHA-256 of their bytes, in order; what they are called does not count."""
+    """Image files and the SHA-256 of their bytes, in order; what they are called does not count.
+
+    Or that of pixels in memory, without files.
+    """
 
     paths: Sequence[Path]
     digest: str
@@ -214,7 +217,7 @@ def obtain(
                 ours.append(name)
         if ours:
             contents = compute(ours)
-            if Images.of(images.paths) != images:
+            if images.paths and Images.of(images.paths) != images:  # pixels in memory cannot
                 where = images.paths[0] if len(images.paths) == 1 else f"an image in {images.paths[0].parent}"
                 raise DataError(f"{where}: changed while it was read; run again")
             found |= {name: entries[name].write(images, data) for name, data in contents.items()}

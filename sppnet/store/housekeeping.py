@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sppnet.artifacts import digest_matches, read_json, remove_temporaries
+from sppnet.artifacts import read_json, remove_temporaries
+from sppnet.damage import digest_matches
 from sppnet.errors import ArtifactError
 from sppnet.progress_bar import show_progress
 from sppnet.store.entry import BYTES_PER_NUMBER, MANIFEST, ROWS, cache_lock, shard_files, stray_shards

@@ -1,200 +1,212 @@
-"""Does what the paper says of its table hold in ours, by how much, and is that more than chance?
+"""What the paper says of its table, decided by ours: confirmed, refuted, undecided, or not tested.
 
-A tie is not a win. Only complete cells count: a cell with half its seeds could still change sides.
+A claim is of contrasts, all of which have to hold: differences between cells, pair by pair (the same seed or
+split, the same images), turned so that positive speaks for the claim; seconds as logarithms, so that a
+difference is a ratio. It is confirmed if every contrast lies where the claim puts it, refuted if one lies
+elsewhere or is smaller than the smallest effect of interest, and undecided otherwise, with what would decide
+it. p values are adjusted for the number of claims of the table (Holm); signs alone have to say the same.
+Nothing is decided from networks that have not learned to the end, nor from fewer than five pairs where seeds
+or splits make a difference.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from sppnet.tables.contrasts import Slip, Wanted, bounds_of, contrasts_of, measure, metric_of, runs_of
 from sppnet.tables.escape import clean
-from sppnet.tables.table import Cell, Claim, Measurement, Metric, Setting, Table
+from sppnet.tables.judgement import Claim, Contrast
+from sppnet.tables.statistics import ALPHA, MIN_PAIRS, Estimate, holm
+from sppnet.tables.table import Metric, Table
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two complete cells that a claim compares, in the metric's printed unit.
+class _Judged(NamedTuple):
+    """A claim with its evidence."""
 
-    Attributes:
-        place: The column (or row) both stand in.
-        difference: The better cell minus the worse, as the claim calls them.
-        gain: The same with its sign turned so that positive agrees with the claim.
-        paper: The paper's own difference, where it has both numbers.
-        num_seeds: Seeds behind each of the two.
-        standard_error: Of the difference, over seeds; 0 with one seed.
-        num_images: Test images behind each of the two; None where not recorded.
-        sampling_error: The larger of the two numbers' binomial standard errors, if they are shares of
-            those images.
-        times: Of seconds, the worse cell over the better one, ours and the paper's: so many times as fast.
-    """
-
-    place: Setting
-    difference: float
-    gain: float
-    paper: float | None
-    num_seeds: int
-    standard_error: float
-    num_images: int | None
-    sampling_error: float
-    times: tuple[float, float | None] | None
+    contrasts: list[Contrast]
+    unfinished: list[str]
+    p_confirmed: float
+    p_refuted: float
 
 
-def judge(table: Table, claim: Mapping[str, Any]) -> Claim:
-    """Judge one claim of a table file.
+def judge(table: Table, claims: Sequence[Mapping[str, Any]]) -> tuple[Claim, ...]:
+    """Judge the claims of a table file.
 
     Args:
         table: With its cells read.
-        claim: `id`, `text`, `kind` ("better": in every place; "largest_gain": largest at `at`; "flatter":
-            a smaller difference between the largest and the smallest place), `along` ("rows" compares two
-            rows in every column, "columns" two columns in every row), `better`, `worse`, `metric`, and
-            optionally `only` (ids of the places).
+        claims: Records: `id`, `section`, `quote` (the paper's words), `text` (what is compared), `kind`, and:
+
+            better: `better` and `worse` (ids, or lists of them: each beats each) `along` "rows" in every
+                column, or "columns" in every row, or in those that `only` names; or `than`, a number of
+                the paper's; `metric` (with `unit` if the table does not show it); `smallest`, the smallest
+                effect of interest (points; of seconds: so many times).
+            similar: the same, with `within` (points) instead: no further apart.
+            not_worse: the same, with `by`: no more than so much worse.
+            chain: `order`, worst first, in place of better and worse.
+            largest_gain: gains, and more than in any other place, `at` one.
+            flatter: the largest number minus the smallest over the places is smaller.
+            classes: `better` beats all of `worse` in `more_than` so many classes; in `paper` so many there.
+            fewer: a count that no seed changes, such as num_parameters, is smaller.
+            complexity: R-CNN's pixels (`windows` of `warped` squared) over SPP-net's (`aspect` times the
+                squares of `scales`) are `paper`, `within` a share.
+            untested: `reason` says why not.
 
     Returns:
-        The judgement. A claim that names what the table does not have is not judged, and says so:
-        hours of runs are not lost to a slip in one line.
+        In their order. A claim that names what the table does not have is not tested, and says so: hours of
+        runs are not lost to a slip in one line.
     """
-    identity, text = clean(claim["id"]), clean(claim["text"])
-    if claim["kind"] not in ("better", "largest_gain", "flatter"):
-        return Claim(identity, text, None, clean(f"cannot be judged: unknown kind {claim['kind']!r}"))
-    try:
-        metric = {metric.key: metric for metric in table.metrics}[claim["metric"]]
-        places = _places(table, claim)
-        pairs = {place: _compare(metric, place, *_two_cells(table, claim, place)) for place in places}
-        is_largest = claim["kind"] == "largest_gain"
-        at = {place.id: place for place in places}[claim["at"]] if is_largest else None
-    except KeyError as error:
-        return Claim(
-            identity, text, None, clean(f"cannot be judged: no {error.args[0]!r} in the table or claim")
-        )
-    finished = [pair for pair in pairs.values() if pair]
-    unfinished = [place for place, pair in pairs.items() if not pair]
-    if not finished:
-        return Claim(identity, text, None, f"none of {len(places)} comparisons is finished")
-    holds: bool | None
-    if is_flatter := claim["kind"] == "flatter":
-        holds, parts = _flatter(table, claim, metric, [pair.place for pair in finished])
-    else:
-        holds, verdict = _largest_gain(finished, at) if at else _better(finished)
-        parts = [f"{verdict}: {', '.join(_by_how_much(pair, metric) for pair in finished)}"]
-    if unfinished:
-        parts.append(f"not finished: {', '.join(place.label for place in unfinished)}")
-        # One finished place refutes a claim, unless it is of a range; only all of them confirm it.
-        holds = None if holds or is_flatter else holds
-    if not is_flatter:
-        parts.append(_chance(finished, metric, table.repeats))
-    return Claim(identity, text, holds, "; ".join(parts))
-
-
-def _places(table: Table, claim: Mapping[str, Any]) -> list[Setting]:
-    """List the columns (or rows) in which two rows (or columns) are compared."""
-    places = {"rows": table.columns, "columns": table.rows}[claim["along"]]
-    only = claim.get("only") or [place.id for place in places]
-    by_id = {place.id: place for place in places}
-    return [by_id[identity] for identity in only]
-
-
-def _two_cells(table: Table, claim: Mapping[str, Any], place: Setting) -> tuple[Cell, Cell]:
-    if claim["along"] == "rows":
-        return table.cells[claim["better"], place.id], table.cells[claim["worse"], place.id]
-    return table.cells[place.id, claim["better"]], table.cells[place.id, claim["worse"]]
-
-
-def _compare(metric: Metric, place: Setting, better: Cell, worse: Cell) -> Comparison | None:
-    """Compare two cells; None unless both are complete and measured the metric."""
-    ours, other = better.measured[metric.key], worse.measured[metric.key]
-    if not better.status == worse.status == "complete" or ours.ours is None or other.ours is None:
-        return None
-    difference = round(ours.ours - other.ours, 10)
-    counts = [cell.num_images for cell in (better, worse) if cell.num_images]
-    num_images = min(counts) if counts else None
-    shares = [min(max(value / 100, 0.0), 1.0) for value in (ours.ours, other.ours)]
-    return Comparison(
-        place=place,
-        difference=difference,
-        gain=-difference if metric.lower_is_better else difference,
-        paper=None if ours.paper is None or other.paper is None else round(ours.paper - other.paper, 10),
-        num_seeds=min(ours.n, other.n),
-        standard_error=math.sqrt(sum((one.std or 0.0) ** 2 / one.n for one in (ours, other))),
-        num_images=num_images,
-        sampling_error=max(100 * math.sqrt(share * (1 - share) / (num_images or 1)) for share in shares),
-        times=_times(ours, other) if metric.unit == "seconds" else None,
+    known: list[_Judged | str] = []
+    for claim in claims:
+        try:
+            known.append(_assess(table, claim))
+        except Slip as slip:
+            known.append(clean(f"cannot be judged: {slip}"))
+        except KeyError as error:
+            known.append(clean(f"cannot be judged: no {error.args[0]!r} in the table or claim"))
+    family = [one for one in known if isinstance(one, _Judged) and one.contrasts]
+    adjusted = iter(holm([min(one.p_confirmed, one.p_refuted) for one in family]))
+    return tuple(
+        _decide(table, claim, one, next(adjusted) if one.contrasts else 1.0, len(family))
+        if isinstance(one, _Judged)
+        else _claim(table, claim, "not tested", one)
+        for claim, one in zip(claims, known, strict=True)
     )
 
 
-def _times(ours: Measurement, other: Measurement) -> tuple[float, float | None] | None:
-    """How many times as fast, ours and the paper's."""
-    if not ours.ours or other.ours is None:
-        return None
-    paper = other.paper / ours.paper if ours.paper and other.paper is not None else None
-    return other.ours / ours.ours, paper
+def _assess(table: Table, claim: Mapping[str, Any]) -> _Judged | str:
+    """Gather the evidence of a claim; a sentence where there can be none."""
+    kind = claim["kind"]
+    if kind == "untested":
+        return clean(str(claim["reason"]))
+    if kind == "complexity":
+        return _complexity(claim)
+    wanted = contrasts_of(table, claim)
+    if table.is_demonstration and kind != "fewer":
+        return "the images are generated: a demonstration, no evidence"
+    metric = metric_of(table, claim)
+    if "than" in claim and not _is_of_the_papers_kind(table, metric, wanted):
+        return "the number is of other data, or of another scale"
+    finished, unfinished = [], []
+    bounds = bounds_of(claim, metric)
+    for one in wanted:
+        contrast = measure(table, claim, metric, one, bounds)
+        if contrast is None:
+            unfinished.append(one.label)
+        else:
+            finished.append(contrast)
+    if not finished and not any(runs_of(table, cell) for one in wanted for cell in one.cells):
+        return "not run"
+    return _Judged(
+        finished,
+        unfinished,
+        max((one.p_confirmed for one in finished), default=1.0) if not unfinished else 1.0,
+        min(1.0, len(finished) * min((one.p_refuted for one in finished), default=1.0)),
+    )
 
 
-def _better(finished: Sequence[Comparison]) -> tuple[bool | None, str]:
-    """Judge "wins in every place": a loss refutes it, a tie leaves it open."""
-    wins, ties = sum(pair.gain > 0 for pair in finished), sum(pair.gain == 0 for pair in finished)
-    holds = wins == len(finished) if wins + ties < len(finished) or not ties else None
-    tied = f", {ties} tied" if ties else ""
-    return holds, f"holds in {wins} of {len(finished)}{tied}"
+def _is_of_the_papers_kind(table: Table, metric: Metric, wanted: Iterable[Wanted]) -> bool:
+    measured = [table.cells[cell].measured[metric.key] for one in wanted for cell in one.cells]
+    return table.preset == "paper" and all(one.is_comparable for one in measured)
 
 
-def _largest_gain(finished: Sequence[Comparison], at: Setting) -> tuple[bool | None, str]:
-    """Judge "gains most at `at`": it gains, and strictly more than in any other place."""
-    most = max(pair.gain for pair in finished)
-    leaders = [pair.place for pair in finished if pair.gain == most]
-    verdict = f"largest gain at {' and '.join(place.label for place in leaders)}"
-    if most <= 0:
-        leaders, verdict = [], "no gain"
-    if at not in [pair.place for pair in finished]:
-        return None, verdict
-    return leaders == [at], verdict
+def _complexity(claim: Mapping[str, Any]) -> _Judged:
+    """Compare the pixels that convolutions see (§4.3)."""
+    ours = claim["windows"] * claim["warped"] ** 2 / (claim["aspect"] * sum(s**2 for s in claim["scales"]))
+    is_so = abs(ours / claim["paper"] - 1) <= claim["within"]
+    text = f"1/{ours:.1f} (paper 1/{claim['paper']})"
+    contrast = Contrast(
+        "computed", Estimate(ours, 0, math.inf, 0, ()), float(claim["paper"]), text, 0.0, 0.0, 0.0
+    )
+    return _Judged([contrast], [], 0.0 if is_so else 1.0, 1.0 if is_so else 0.0)
 
 
-def _flatter(
-    table: Table, claim: Mapping[str, Any], metric: Metric, places: Sequence[Setting]
-) -> tuple[bool, list[str]]:
-    """Judge "varies less over the places": largest minus smallest number of either row (or column)."""
-    spreads, texts = {}, []
-    for side, position in (("better", 0), ("worse", 1)):
-        values = {}
-        for place in places:
-            one = _two_cells(table, claim, place)[position].measured[metric.key].ours
-            assert one is not None, "only finished places are compared"
-            values[place] = one
-        low, high = min(values, key=lambda p: values[p]), max(values, key=lambda p: values[p])
-        spreads[side] = round(values[high] - values[low], 10)
-        texts.append(
-            f"{clean(claim[side])} varies by {metric.text(spreads[side])} ({metric.text(values[low])} at "
-            f"{low.label} to {metric.text(values[high])} at {high.label})"
-        )
-    return spreads["better"] < spreads["worse"], texts
+def _decide(
+    table: Table, claim: Mapping[str, Any], judged: _Judged, adjusted: float, num_family: int
+) -> Claim:
+    """Say what the evidence comes to."""
+    cells = [] if claim["kind"] == "complexity" else contrasts_of(table, claim)
+    unlearned = [
+        text
+        for cell in dict.fromkeys(cell for one in cells for cell in one.cells)
+        if (text := table.unlearned(*cell)) is not None
+    ]
+    parts = [f"{one.label} {one.text}" for one in judged.contrasts]
+    if judged.unfinished:
+        parts.append(f"not finished: {', '.join(judged.unfinished)}")
+    if not judged.contrasts:
+        return _claim(table, claim, "undecided", parts[0])
+    is_confirmed = judged.p_confirmed < judged.p_refuted
+    is_decided = adjusted <= ALPHA
+    verdict = ("confirmed" if is_confirmed else "refuted") if is_decided else "undecided"
+    if unlearned and claim["kind"] != "fewer":
+        verdict = "undecided"
+    order = sorted(judged.contrasts, key=lambda one: one.estimate.mean)
+    deciding = order[0] if verdict != "confirmed" else max(order, key=lambda one: one.p_confirmed)
+    evidence = ", ".join(parts)
+    if claim["kind"] not in ("complexity", "fewer"):
+        evidence += f"; {_chance(table, claim, deciding, adjusted, num_family)}"
+    if unlearned and claim["kind"] != "fewer":
+        evidence = f"not trained to the end: {'; '.join(unlearned)} ({evidence})"
+    elif verdict == "undecided" and not judged.unfinished:  # otherwise what is not finished would
+        evidence += f"; {_what_would(table, claim, deciding, num_family)}"
+    return _claim(table, claim, verdict, evidence, judged.contrasts, adjusted)
 
 
-def _by_how_much(pair: Comparison, metric: Metric) -> str:
-    if pair.times is not None:
-        ours, theirs = pair.times
-        paper = f" (paper {theirs:.1f})" if theirs is not None else ""
-        return f"{pair.place.label} {ours:.1f} times as fast{paper}"
-    paper = f" (paper {metric.signed_text(pair.paper)})" if pair.paper is not None else ""
-    return f"{pair.place.label} {metric.signed_text(pair.difference)}{paper}"
+def _claim(
+    table: Table,
+    claim: Mapping[str, Any],
+    verdict: Any,
+    detail: str,
+    contrasts: Sequence[Contrast] = (),
+    p: float | None = None,
+) -> Claim:
+    return Claim(
+        id=clean(claim["id"]),
+        section=clean(str(claim.get("section", ""))),
+        quote=clean(claim.get("quote", "")),
+        text=clean(claim["text"]),
+        kind=clean(claim["kind"]),
+        verdict=verdict,
+        detail=detail,
+        contrasts=tuple(contrasts),
+        p=p,
+    )
 
 
-def _chance(finished: Sequence[Comparison], metric: Metric, repeats: str) -> str:
-    """Set the differences against the spread over seeds (or splits) or, with one, of the test images."""
-    num_seeds = min(pair.num_seeds for pair in finished)
-    if num_seeds > 1:
-        clear = [pair for pair in finished if abs(pair.difference) > 2 * pair.standard_error]
-        against = sum(pair.gain < 0 for pair in clear)
-        largest = metric.text(max(pair.standard_error for pair in finished))
-        return (
-            f"{repeats} spread ±{largest} (largest standard error of a difference, {num_seeds} {repeats}s); "
-            f"{len(clear)} of {len(finished)} differences exceed twice their own"
-        ) + (f", {against} of them against the claim" if against else "")
-    most = max(finished, key=lambda pair: pair.sampling_error if pair.num_images else -1.0)
-    # Only a share of images is binomial; a mean AP or a time is not.
-    if metric.unit == "percent" and metric.key.endswith(("error", "accuracy")) and most.num_images:
-        return (
-            f"one {repeats}: spread unknown; sampling error of {most.num_images} test images "
-            f"about ±{metric.text(most.sampling_error)} points"
-        )
-    return f"one {repeats}: spread unknown"
+def _chance(
+    table: Table, claim: Mapping[str, Any], deciding: Contrast, adjusted: float, num_family: int
+) -> str:
+    """What is known of chance."""
+    count = len(deciding.estimate.differences)
+    pairs = f"{count} {table.repeats}{'s' if count > 1 else ''}"
+    signs = f", signs {_p(deciding.p_signs)}" if deciding.p_signs is not None else ""
+    over = f" (Holm over {num_family})" if num_family > 1 else ""
+    return f"n {pairs}, p {_p(adjusted)}{over}{signs}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _what_would(table: Table, claim: Mapping[str, Any], deciding: Contrast, num_family: int) -> str:
+    """Say of an undecided claim what it could have seen, and what would decide it."""
+    found = deciding.estimate
+    count = len(found.differences)
+    metric = metric_of(table, claim)
+    is_ratio = metric.unit == "seconds" and claim["kind"] != "classes"
+    seen = f"{math.exp(found.visible):.1f} times" if is_ratio else metric.text(found.visible)
+    could = f"could have seen {seen}; " if found.error and count > 1 else ""
+    bounds = bounds_of(claim, metric)
+    effect = max(bounds.least - bounds.floor, -bounds.floor if claim["kind"] != "classes" else 1.0)
+    effect = effect or abs(deciding.paper or 0.0)
+    needed = found.pairs_to_see(effect)
+    if count < MIN_PAIRS:
+        needed = max(needed or 0, MIN_PAIRS)
+    if needed is None:
+        return f"{could}no number of {table.repeats}s would decide it on these test images"
+    needed = max(needed, count + 1)
+    named = f"{table.repeats}={','.join(map(str, range(needed)))}"
+    if needed > 12:
+        named = f"{table.repeats}=$(seq -s, 0 {needed - 1})"
+    command = " ".join(word for word in table.command.split() if not word.startswith(f"{table.repeats}="))
+    return f"{could}{needed - count} {table.repeats}s more are needed: {command} {named}"

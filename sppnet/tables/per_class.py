@@ -14,7 +14,8 @@ def per_class_table(table: Table) -> Table | None:
         table: Whose `per_class` is the beginning of those metrics' keys, such as "test/ap/".
 
     Returns:
-        Classes in alphabetical order; None where nothing was measured class by class.
+        Classes in alphabetical order, with the paper's numbers of those that were measured, and the rows of
+        other methods; None where nothing was measured class by class.
     """
     prefix = table.per_class
     if prefix is None:
@@ -26,6 +27,8 @@ def per_class_table(table: Table) -> Table | None:
     headline = table.metrics[0]
     metric = replace(headline, key=prefix, label=f"{headline.label}, by class", rows=None)
     columns = tuple(Setting(key, clean(key.removeprefix(prefix))) for key in keys)
+    names = {key.removeprefix(prefix) for key in keys}
+    others = {place for place, known in table.paper_per_class.items() if names & known.keys()}
     rows, cells = [], {}
     for row in table.rows:
         for column in table.columns:
@@ -33,8 +36,18 @@ def per_class_table(table: Table) -> Table | None:
             if runs:
                 label = row.label if len(table.columns) == 1 else f"{row.label}, {column.label}"
                 rows.append(Setting(f"{row.id}/{column.id}", label))
+                known = table.paper_per_class.get((row.id, column.id), {})
+                is_comparable = table.cells[row.id, column.id].measured[headline.key].is_comparable
                 for key in keys:
-                    cells[rows[-1].id, key] = _cell(rows[-1], key, runs, metric)
+                    paper = known.get(key.removeprefix(prefix))
+                    cells[rows[-1].id, key] = _cell(rows[-1], key, runs, metric, paper, is_comparable)
+            elif (row.id, column.id) in others:
+                label = row.label if len(table.columns) == 1 else f"{row.label}, {column.label}"
+                rows.append(Setting(f"{row.id}/{column.id}", label))
+                known = table.paper_per_class[row.id, column.id]
+                for key in keys:
+                    paper = known.get(key.removeprefix(prefix))
+                    cells[rows[-1].id, key] = _cell(rows[-1], key, [], metric, paper, True)
     return replace(
         table,
         rows=tuple(rows),
@@ -47,6 +60,9 @@ def per_class_table(table: Table) -> Table | None:
     )
 
 
-def _cell(row: Setting, key: str, runs: Sequence[Run], metric: Metric) -> Cell:
-    one = Measurement.of({run.repeat: metric.printed(run.metrics[key]) for run in runs if key in run.metrics})
+def _cell(
+    row: Setting, key: str, runs: Sequence[Run], metric: Metric, paper: float | None, is_comparable: bool
+) -> Cell:
+    values = {run.repeat: metric.printed(run.metrics[key]) for run in runs if key in run.metrics}
+    one = Measurement.of(values, paper=paper, is_comparable=is_comparable)
     return Cell(row.id, key, "complete" if one.n else "reference", {}, {metric.key: one}, None)

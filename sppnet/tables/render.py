@@ -5,15 +5,16 @@ import io
 import itertools
 import math
 import re
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from sppnet.tables import escape
+from sppnet.tables.judgement import Claim
 from sppnet.tables.per_class import per_class_table
-from sppnet.tables.table import Cell, Metric, Table
-from sppnet.tables.wording import MARK, legend, one_line, rows_of
+from sppnet.tables.table import Cell, Metric, Run, Table
+from sppnet.tables.wording import MARK, legend, one_line, planned, rows_of, tested, untested
 
-_VERDICT = {True: "holds", False: "does not hold", None: "open"}
+_MAX_HITS = 10_000  # test images of a run that are published one by one
 
 
 def to_json(table: Table) -> dict[str, Any]:
@@ -39,8 +40,55 @@ def to_json(table: Table) -> dict[str, Any]:
         "column_labels": {column.id: column.label for column in table.columns},
         "cells": [_json_cell(cell, headline) for cell in table.cells.values()],
         "per_class": _json_per_class(table),
-        "claims": [asdict(claim) for claim in table.claims],
+        "is_demonstration": table.is_demonstration,
+        "plans": [dict(plan) for plan in table.plans],
+        "learned": table.learned._asdict(),
+        "claims": [_json_claim(claim) for claim in table.claims],
+        "runs": [_json_run(run) for run in table.runs if run.state == "complete"],
         "notes": list(table.notes),
+    }
+
+
+def _json_claim(claim: Claim) -> dict[str, Any]:
+    """A claim with the numbers behind its verdict."""
+    contrasts = [
+        {
+            "label": one.label,
+            "ours": one.estimate.mean,
+            "interval": list(one.estimate.interval),
+            "values": list(one.estimate.differences),
+            "error": one.estimate.error,
+            "visible": one.estimate.visible,
+            "paper": one.paper,
+            "p_confirmed": one.p_confirmed,
+            "p_refuted": one.p_refuted,
+            "p_signs": one.p_signs,
+        }
+        for one in claim.contrasts
+    ]
+    named = {field.name: getattr(claim, field.name) for field in fields(claim)}
+    return {**named, "contrasts": contrasts}
+
+
+def _json_run(run: Run) -> dict[str, Any]:
+    """A run with every number it left, its test images one by one where they are few, and what made it."""
+    made = run.provenance
+    return {
+        "run": run.directory.name,
+        "row": run.row,
+        "column": run.column,
+        "repeat": run.repeat,
+        "metrics": dict(run.metrics),
+        "hits": {key: hits for key, hits in run.hits.items() if len(hits) <= _MAX_HITS},
+        "commit": made.commit if made else None,
+        "made_by": [
+            {
+                key: take.get(key)
+                for key in ("version", "software", "machine", "device", "threads", "precision")
+            }
+            for take in (made.takes if made else ())
+        ],
+        "is_stale": bool(run.changes),
     }
 
 
@@ -53,9 +101,12 @@ def _json_per_class(table: Table) -> list[dict[str, Any]]:
         {
             "cell": row.id,
             "label": row.label,
-            "classes": {
-                column.label: by_class.cells[row.id, column.id].measured[metric.key].ours
-                for column in by_class.columns
+            **{
+                name: {
+                    column.label: getattr(by_class.cells[row.id, column.id].measured[metric.key], whose)
+                    for column in by_class.columns
+                }
+                for name, whose in (("classes", "ours"), ("paper", "paper"))
             },
         }
         for row in by_class.rows
@@ -79,6 +130,7 @@ def _json_cell(cell: Cell, headline: Metric) -> dict[str, Any]:
                 "ours": one.ours,
                 "std": one.std,
                 "paper": one.paper,
+                "paper_std": one.paper_std,
                 "values": {str(repeat): value for repeat, value in one.values.items()},
             }
             for key, one in cell.measured.items()
@@ -119,17 +171,20 @@ def to_markdown(table: Table) -> str:
     lines += [escape.markdown(_legend(table)), ""]
     for metric in table.metrics:
         lines += _markdown_grid(table, metric)
-    lines += [
-        f"- {MARK[claim.holds]} {_VERDICT[claim.holds]}: {escape.markdown(f'{claim.text} - {claim.detail}')}"
-        for claim in table.claims
-    ]
-    lines += [f"- note: {escape.markdown(note)}" for note in table.notes]
+    lines += [f"- {MARK[claim.verdict]} {escape.markdown(_claim_text(claim))}" for claim in tested(table)]
+    sentences = [text for text in (untested(table), planned(table)) if text]
+    sentences += [f"note: {note}" for note in table.notes]
+    lines += [f"- {escape.markdown(sentence)}" for sentence in sentences]
     # Indented code shows a command as it is, backticks included.
     if (by_class := per_class_table(table)) is not None:
         lines += ["", *_markdown_grid(by_class, by_class.metrics[0])]
     lines += [""] * bool(table.claims or table.notes)
     lines += ["Run it again:", "", f"    {table.command}", ""]
     return "\n".join(lines)
+
+
+def _claim_text(claim: Claim) -> str:
+    return f"{claim.verdict}: {claim.sentence} - {claim.detail}"
 
 
 def _markdown_grid(table: Table, metric: Metric) -> list[str]:
@@ -157,7 +212,8 @@ def to_latex(table: Table) -> str:
             lines.append(_latex_row([row.label]).removesuffix(r" \\") + " & " + _latex_numbers(cells))
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     sentences = [*table.reduced, _legend(table)]
-    sentences += [f"{_VERDICT[claim.holds]}: {claim.text} - {claim.detail}" for claim in table.claims]
+    sentences += [_claim_text(claim) for claim in tested(table)]
+    sentences += [text for text in (untested(table), planned(table)) if text]
     sentences += [f"note: {note}" for note in table.notes]
     lines += [rf"\par\footnotesize {escape.latex(sentence)}" for sentence in sentences]
     return "\n".join([*lines, r"\end{table}", ""])

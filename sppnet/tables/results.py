@@ -1,22 +1,19 @@
 """From a directory of runs to one table: which cells there are, and what each measured."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sppnet.artifacts import read_json
 from sppnet.errors import ArtifactError, ConfigError, DataError
+from sppnet.tables.cells import build
 from sppnet.tables.claims import judge
 from sppnet.tables.escape import clean
 from sppnet.tables.runs import read_cells, read_named
-from sppnet.tables.table import MARK_OF_STALE, Cell, CellStatus, Measurement, Metric, Run, Setting, Table
+from sppnet.tables.table import Table
 
 FORMAT = 2
 _FIRST = "run a table first: sppnet experiment=table2 preset=mini"
-# A cell none of whose seeds is complete is called by the first of these that a seed is.
-_PRECEDENCE: tuple[CellStatus, ...] = ("running", "damaged", "failed", "interrupted", "missing")
 
 
 def read_table(directory: Path, group: str | None = None) -> Table:
@@ -48,8 +45,8 @@ def read_table(directory: Path, group: str | None = None) -> Table:
     try:
         runs, run_notes = read_cells(directory, raw["cells"])
         built_on = read_named(directory.parent, raw.get("built_on", []))
-        table = _build(raw, group, runs, built_on, [*notes, *run_notes])
-        return replace(table, claims=tuple(judge(table, claim) for claim in raw["claims"]))
+        table = build(raw, group, runs, built_on, [*notes, *run_notes])
+        return replace(table, claims=judge(table, raw["claims"]))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         found = clean(f"{type(error).__name__}: {error}")
         raise ArtifactError(
@@ -107,173 +104,3 @@ def _age_order(file: Path) -> tuple[int, str]:
 
 def _group_of(table_file: Path) -> str:
     return table_file.stem.removeprefix("table-")
-
-
-def _build(
-    raw: Mapping[str, Any],
-    group: str,
-    runs: Sequence[Run],
-    built_on: Sequence[Run],
-    notes: Sequence[str],
-) -> Table:
-    rows, columns = _settings(raw["rows"]), _settings(raw["columns"])
-    seeds = tuple(int(seed) for seed in raw["seeds"])
-    metrics = tuple(_metric(metric) for metric in raw["metrics"])
-    by_place = {(run.row, run.column, run.repeat): run for run in runs}
-    counts = {run.metrics["test/num_images"] for run in runs if "test/num_images" in run.metrics}
-    is_whole = raw.get("num_test") is None or counts == {raw["num_test"]}
-    of_paper = {
-        (cell["row"], cell["column"])
-        for cell in raw["cells"]
-        if is_whole and cell.get("data") in (raw.get("paper_data") or [cell.get("data")])
-    }
-    notes = [*notes, *_lacking_classes(runs), *_stale(runs)]
-    if not (rows and columns and seeds and metrics):
-        raise ValueError("rows, columns, seeds and metrics must each have an entry")
-    cells = {
-        (row.id, column.id): _cell(
-            row.id,
-            column.id,
-            {seed: by_place.get((row.id, column.id, seed)) for seed in seeds},
-            metrics,
-            raw["paper"],
-            is_comparable=(row.id, column.id) in of_paper,
-        )
-        for row in rows
-        for column in columns
-    }
-    for row_id, column_id in raw.get("skipped", []):
-        cells[row_id, column_id] = replace(cells[row_id, column_id], status="reference")
-    for other in raw.get("others", []):
-        row = Setting(clean(other["label"]), clean(other["label"]))
-        rows = (*rows, row)
-        cells |= {(row.id, column.id): _reference(row, column, metrics, other) for column in columns}
-    return Table(
-        name=clean(raw["table"]),
-        title=clean(raw["title"] if is_whole else raw["title"].replace(raw["tested"], _layout(raw))),
-        group=group,
-        preset=clean(raw["preset"]),
-        data=clean(raw["data"] if is_whole else _part(raw, counts)),
-        reduced=tuple(clean(line) for line in raw["reduced"]),
-        command=clean(raw["command"]),
-        created=clean(raw["created"]) if raw.get("created") else None,
-        rows=rows,
-        columns=columns,
-        seeds=seeds,
-        metrics=metrics,
-        cells=cells,
-        claims=(),
-        runs=tuple(runs),
-        built_on=tuple(built_on),
-        per_class=clean(raw["per_class"]) if raw.get("per_class") else None,
-        repeats=clean(raw.get("repeats", "seed")),
-        curve=clean(raw["curve"]) if raw.get("curve") else None,
-        paper_data=tuple(clean(name) for name in raw.get("paper_data") or []),
-        notes=tuple(notes),
-    )
-
-
-def _settings(entries: Sequence[Mapping[str, str]]) -> tuple[Setting, ...]:
-    return tuple(Setting(clean(entry["id"]), clean(entry["label"])) for entry in entries)
-
-
-def _metric(entry: Mapping[str, Any]) -> Metric:
-    return Metric(
-        key=entry["key"],
-        id=clean(entry["id"]),
-        label=clean(entry["label"]),
-        unit=entry["unit"],
-        lower_is_better=bool(entry["lower_is_better"]),
-        rows=tuple(clean(row) for row in entry["rows"]) if entry.get("rows") else None,
-    )
-
-
-def _lacking_classes(runs: Iterable[Run]) -> list[str]:
-    """Say which cells' means are not over all classes."""
-    return [
-        f"{run.directory.name}: mean over {run.metrics['test/num_classes']:.0f} of "
-        f"{run.metrics['test/all_classes']:.0f} classes (the others have no positive image)"
-        for run in runs
-        if run.metrics.get("test/num_classes", 0.0) < run.metrics.get("test/all_classes", 0.0)
-    ]
-
-
-def _layout(raw: Mapping[str, Any]) -> str:
-    """Name images that are not all of a data set, or may be others in its layout, by their folder."""
-    return f"{raw.get('tested_in') or 'images'} in {raw['tested']}'s layout"
-
-
-def _part(raw: Mapping[str, Any], counts: Iterable[float]) -> str:
-    """What was tested on, if it is not all of what its name says, or something else in that layout."""
-    tested = " or ".join(f"{count:.0f}" for count in sorted(counts))
-    than = f", {tested} test images where {raw['tested']} has {raw['num_test']}" if tested else ""
-    return str(raw["data"]).replace(raw["tested"], _layout(raw) + than, 1)
-
-
-def _stale(runs: Iterable[Run]) -> list[str]:
-    """Say which numbers were made by other code than there is now."""
-    stale = [run for run in runs if run.changes]
-    if not stale:
-        return []
-    return [
-        f"{MARK_OF_STALE} {len(stale)} of the runs are of code that has changed since "
-        f"({stale[0].directory.name}: {stale[0].first_change}); sppnet why RUN says all of it, and "
-        f"the command with stale=rerun makes them again"
-    ]
-
-
-def _cell(
-    row: str,
-    column: str,
-    runs: Mapping[int, Run | None],
-    metrics: Sequence[Metric],
-    paper: Mapping[str, Any],
-    *,
-    is_comparable: bool,
-) -> Cell:
-    """Join the runs of one cell, one per seed and None where a seed has not run.
-
-    `paper` is the table file's: metric key -> row -> column -> number, each of which may be lacking.
-    """
-    states: dict[int, CellStatus] = {seed: run.state if run else "missing" for seed, run in runs.items()}
-    complete = {seed: run for seed, run in runs.items() if run and run.state == "complete"}
-    status: CellStatus = next((name for name in _PRECEDENCE if name in states.values()), "complete")
-    if complete and status != "complete":
-        status = "partial"
-    counts = [run.metrics["test/num_images"] for run in complete.values() if "test/num_images" in run.metrics]
-    return Cell(
-        row=row,
-        column=column,
-        status=status,
-        seeds=states,
-        measured={
-            metric.key: _measure(
-                metric, complete, paper.get(metric.key, {}).get(row, {}).get(column), is_comparable
-            )
-            for metric in metrics
-        },
-        num_images=int(min(counts)) if counts else None,
-        is_stale=any(run.changes for run in complete.values()),
-    )
-
-
-def _reference(row: Setting, column: Setting, metrics: Sequence[Metric], other: Mapping[str, Any]) -> Cell:
-    """Make a cell of another method: metric key -> column -> number, each of which may be lacking."""
-    measured = {
-        metric.key: _measure(metric, {}, other.get(metric.key, {}).get(column.id), True) for metric in metrics
-    }
-    return Cell(row.id, column.id, "reference", {}, measured, None)
-
-
-def _measure(
-    metric: Metric, complete: Mapping[int, Run], paper: int | float | None, is_comparable: bool
-) -> Measurement:
-    if paper is not None and not math.isfinite(paper):
-        raise ValueError(f"the paper's {metric.key} is {paper}")
-    values = {
-        repeat: metric.printed(run.metrics[metric.key])
-        for repeat, run in complete.items()
-        if metric.key in run.metrics
-    }
-    known = None if paper is None else float(paper)
-    return Measurement.of(values, paper=known, is_comparable=is_comparable)

@@ -8,14 +8,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from sppnet.artifacts import damage_behind, read_json, reading
+from sppnet.artifacts import read_json, reading
+from sppnet.damage import damage_behind
 from sppnet.errors import ArtifactError
 from sppnet.tables.escape import clean
 from sppnet.tables.provenance import changes_since, read_provenance
 from sppnet.tables.table import Run, RunState
 
+IMAGES: Final = "images.json"  # what a run that tested left of its images (metrics/replicates.py)
 _MOST = sys.float_info.max  # what a float holds
 
 
@@ -92,10 +94,12 @@ def _read_run(directory: Path, row: str, column: str, repeat: int) -> Run:
         status = {}
     state, error_line = _state_without_marker(status)
     metrics: dict[str, float] = {}
+    images: dict[str, Any] = {}
     if has_marker:
         damage = damage_behind(directory / "COMPLETE")
         if damage is None:
             state, error_line, metrics = "complete", None, _finite(read_json(directory / "metrics.json"))
+            images = read_json(directory / IMAGES) if (directory / IMAGES).exists() else {}
         elif state != "running":  # it is being made again
             state, error_line = "damaged", f"{clean(damage)}; the table's command makes the run again"
     return Run(
@@ -110,6 +114,8 @@ def _read_run(directory: Path, row: str, column: str, repeat: int) -> Run:
         host=status.get("host") if isinstance(status.get("host"), str) else None,
         started=_time(status.get("started")),
         metrics=metrics,
+        replicates=images.get("replicates", {}),
+        hits=images.get("hits", {}),
         provenance=read_provenance(directory),
         changes=tuple(changes_since(directory)) if state == "complete" else (),
     )

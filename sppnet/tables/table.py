@@ -5,20 +5,17 @@ binary noise (100 * 0.285 is 28.499999999999996) would turn a tie into a win.
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
+from sppnet.tables.judgement import Claim, Learned, unlearned
 from sppnet.tables.provenance import Provenance
 
 RunState = Literal["complete", "running", "failed", "interrupted", "damaged"]
 # "reference": a row of other methods, which has the paper's numbers only.
-CellStatus = Literal[
-    "complete", "partial", "running", "failed", "interrupted", "damaged", "missing", "reference"
-]
-
-
+CellStatus = Literal[RunState, "partial", "missing", "reference"]
 MARK_OF_STALE: Final = "†"
 
 
@@ -40,6 +37,8 @@ class Metric:
         unit: "percent" (a fraction on disk) or anything else (printed as it is on disk).
         lower_is_better: True of errors and times.
         rows: Ids of the rows that measure it; None: all.
+        of: Key of the number in `metrics.json` that this one compares, if it is how many times ...
+        over: ... as much of that the cell of this column has in the same row.
     """
 
     key: str
@@ -48,6 +47,8 @@ class Metric:
     unit: str
     lower_is_better: bool
     rows: tuple[str, ...] | None
+    of: str | None = None
+    over: str | None = None
 
     def is_of(self, row: str) -> bool:
         """Whether a row measures it."""
@@ -80,6 +81,7 @@ class Measurement:
         paper: The paper's number, where it gives one.
         values: Of every complete seed (or split), by its number.
         is_comparable: Whether ours was measured on the data that the paper's was.
+        paper_std: The deviation that the paper gives of its number.
     """
 
     ours: float | None
@@ -88,6 +90,7 @@ class Measurement:
     paper: float | None
     values: Mapping[int, float]
     is_comparable: bool = True
+    paper_std: float | None = None
 
     @classmethod
     def of(
@@ -130,6 +133,8 @@ class Run:
         metrics: Finite numbers of its verified `metrics.json`, fractions; empty unless complete.
         provenance: What made it; None if it does not say.
         changes: What of its code, or of the runs below it, has changed since: it is stale if there is any.
+        replicates: Metrics over test images drawn anew, a number a draw; fractions.
+        hits: Of metrics that are shares of images, "1" for every image that counts, in their order.
     """
 
     directory: Path
@@ -145,6 +150,8 @@ class Run:
     metrics: Mapping[str, float]
     provenance: Provenance | None
     changes: tuple[str, ...]
+    replicates: Mapping[str, Sequence[float]]
+    hits: Mapping[str, str]
 
     @property
     def first_change(self) -> str:
@@ -177,23 +184,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A statement of the paper, judged by our cells.
-
-    Attributes:
-        id: Short name.
-        text: The statement, with its section.
-        holds: None while too few cells are finished.
-        detail: By how much in each place, beside the paper, and against the spread.
-    """
-
-    id: str
-    text: str
-    holds: bool | None
-    detail: str
-
-
-@dataclass(frozen=True)
 class Table:
     """One table of the paper as one sweep on disk has it.
 
@@ -218,7 +208,11 @@ class Table:
         curve: What the columns measure, if the rows are curves.
         paper_data: What the paper's numbers were measured on.
         per_class: How the keys of what is measured class by class begin; None if nothing is.
+        paper_per_class: The paper's numbers of classes, by row (or other method) and column.
         notes: What the reader should know of the reading: other groups, damaged runs.
+        is_demonstration: Whether the images are generated: no claim of the paper is of those.
+        learned: What networks must have come to.
+        plans: What was to be compared and how, by digest, with the time it was written down: before the runs.
     """
 
     name: str
@@ -240,8 +234,23 @@ class Table:
     curve: str | None
     paper_data: tuple[str, ...]
     per_class: str | None
+    paper_per_class: Mapping[tuple[str, str], Mapping[str, float]]
     repeats: str
     notes: tuple[str, ...]
+    is_demonstration: bool
+    learned: Learned
+    plans: tuple[Mapping[str, Any], ...]
+
+    def unlearned(self, row: str, column: str) -> str | None:
+        """Say why a cell's networks had not learned to the end; None if they had, or come from elsewhere."""
+        names = {setting.id: setting.label for setting in (*self.rows, *self.columns)}
+        label = " · ".join(names[one] for one in (row, column) if one != "result")
+        for run in self.runs:
+            if (run.row, run.column) == (row, column) and run.state == "complete":
+                said = unlearned(run.metrics, self.learned)
+                if said is not None:
+                    return f"{label}: {said}"
+        return None
 
     def has_paper(self, metric: Metric) -> bool:
         """Whether the paper has a number of a metric."""

@@ -20,7 +20,7 @@ from sppnet.errors import ResourceError
 from sppnet.tables.curves import draw_curves
 from sppnet.tables.per_class import per_class_table
 from sppnet.tables.table import CellStatus, Metric, Setting, Table
-from sppnet.tables.wording import MARK, legend, one_line, ours_text, rows_of
+from sppnet.tables.wording import MARK, legend, one_line, ours_text, paper_text, rows_of, tested
 
 # A row is three lines high: a long label wraps without costing a line.
 _LABEL_WIDTH = 15
@@ -90,20 +90,19 @@ def to_terminal(table: Table, *, width: int, is_coloured: bool) -> str:
         console.print()
         console.print(Text(f"not run yet: {'; '.join(missing)}", style="yellow"))
     if (by_class := per_class_table(table)) is not None:
+        told = by_class.metrics[0]
+        grid = _grid if by_class.has_paper(told) and by_class.is_compared(told) else _plain_grid
         for columns in _blocks(by_class, by_class.metrics[0], width):
             console.print()
-            console.print(_plain_grid(by_class, by_class.metrics[0], columns, by_class.rows))
+            console.print(grid(by_class, by_class.metrics[0], columns, by_class.rows))
     console.print()
-    waiting = [claim for claim in table.claims if claim.holds is None and claim.detail.startswith("none of")]
-    for claim in table.claims:
-        if claim in waiting:
-            continue
-        style = {True: "green", False: "red", None: "yellow"}[claim.holds]
-        console.print(Text.assemble((MARK[claim.holds], style), f" {claim.text}"))
+    for claim in tested(table):
+        style = {"confirmed": "green", "refuted": "red"}.get(claim.verdict, "yellow")
+        console.print(Text.assemble((f"{MARK[claim.verdict]} {claim.verdict}", style), f": {claim.sentence}"))
         console.print(Padding(Text(claim.detail), (0, 0, 0, 2)))
-    if waiting:
-        texts = "; ".join(claim.text for claim in waiting)
-        console.print(Text.assemble((MARK[None], "yellow"), f" nothing to compare yet: {texts}"))
+    others = sum(claim.verdict == "not tested" for claim in table.claims)
+    if others and not table.is_demonstration:
+        console.print(Text(f"- not tested: {others} (--format md says why)"))
     for note in table.notes:
         console.print(Text(f"note: {note}", style="yellow"))
     return _lines(stream)
@@ -138,9 +137,8 @@ def _texts(table: Table, metric: Metric, row: Setting, column: Setting) -> tuple
     """Print ours, the paper's and the difference of one cell."""
     cell = table.cells[row.id, column.id]
     one = cell.measured[metric.key]
-    paper = metric.text(one.paper) if one.paper is not None else "-"
     difference = metric.signed_text(one.difference) if one.difference is not None else "-"
-    return ours_text(table, cell, metric), paper, difference
+    return ours_text(table, cell, metric), paper_text(one, metric), difference
 
 
 def _blocks(table: Table, metric: Metric, width: int) -> list[list[Setting]]:

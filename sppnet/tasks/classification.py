@@ -4,14 +4,15 @@ The training size changes from epoch to epoch (§2.3.2): the batch holds crops o
 which size the network sees them, so both sizes show the same content.
 """
 
-from collections.abc import Callable, Mapping
-from typing import final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, final
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sppnet.data.records import ImageBatch, ViewBatch
@@ -19,6 +20,7 @@ from sppnet.models.sppnet import SppNet
 from sppnet.run.guards import check_finite
 from sppnet.tasks.evaluation import accuracies, errors
 from sppnet.tasks.schedules import Schedule
+from sppnet.windows.image_batches import PooledBatch
 
 
 @final
@@ -31,6 +33,7 @@ class ClassificationTask(LightningModule):
         bias_rate: Learning rate of the biases over that of the weights (2 in the release).
         optimizer: Makes an optimiser of groups of parameters, each with its `lr`.
         schedule: How the learning rate falls.
+        trains: "head": the convolutions stay as they are, and batches are pooled already.
         augmentation: What the network sees of a batch on 0..255. What it draws from torch's global generator,
             a resumed run draws again.
         callbacks: Lightning's, by names.
@@ -42,6 +45,7 @@ class ClassificationTask(LightningModule):
         net: SppNet,
         learning_rate: float,
         bias_rate: float,
+        trains: Literal["head", "all"],
         optimizer: Callable[..., Optimizer],
         schedule: Schedule,
         augmentation: Callable[[ImageBatch], Tensor],
@@ -53,6 +57,7 @@ class ClassificationTask(LightningModule):
         self.optimizer, self.schedule = optimizer, schedule
         self.augmentation = augmentation
         self.callbacks = callbacks
+        net.backbone.requires_grad_(trains == "all")
         self.val_metrics = accuracies(net.num_classes).clone(prefix="val/")
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
@@ -60,9 +65,13 @@ class ClassificationTask(LightningModule):
         scores: Tensor = self.net(images)
         return scores
 
-    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: ImageBatch | PooledBatch, batch_idx: int) -> Tensor:
         """Softmax loss at the batch's training size."""
-        loss = F.cross_entropy(self(self.augmentation(batch)), batch.labels)
+        if isinstance(batch, PooledBatch):
+            scores = self.net.head(batch.inputs)
+        else:
+            scores = self(self.augmentation(batch))
+        loss = F.cross_entropy(scores, batch.labels)
         check_finite(
             loss.detach(),
             epoch=self.current_epoch,
@@ -74,9 +83,13 @@ class ClassificationTask(LightningModule):
             self.log(name, value, on_step=True, on_epoch=False, batch_size=len(batch.labels))
         return loss
 
-    def validation_step(self, batch: ViewBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: ViewBatch | PooledBatch, batch_idx: int) -> None:
         """Error on images held out of the training split."""
-        self.val_metrics.update(self(batch.images[0][:, 0].float()), batch.labels)
+        if isinstance(batch, PooledBatch):
+            scores = self.net.head(batch.inputs)
+        else:
+            scores = self(batch.images[0][:, 0].float())
+        self.val_metrics.update(scores, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out errors."""
@@ -115,3 +128,32 @@ def resize(images: Float[Tensor, "n 3 h w"], height: int, width: int) -> Float[T
     if images.shape[2:] == (height, width):
         return images
     return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def training_error(
+    net: nn.Module, batches: Iterable[ImageBatch | PooledBatch], *, most: int, device: torch.device
+) -> float:
+    """Share of training images, as they are shown in training, that a trained network gets wrong; no dropout.
+
+    Args:
+        net: Comes back on the CPU, in evaluation mode.
+        batches: Of training images.
+        most: Images to look at.
+        device: Where to.
+    """
+    net.eval().to(device)
+    num_wrong = num_seen = 0
+    with torch.no_grad():
+        for batch in batches:
+            if isinstance(batch, PooledBatch):
+                assert isinstance(net, SppNet)
+                scores = net.head(batch.inputs.to(device))
+            else:
+                images = batch.images.to(device).float() + batch.colour_shift.to(device)[:, :, None, None]
+                scores = net(resize(images, int(batch.height), int(batch.width)))
+            num_wrong += int((scores.argmax(dim=1).cpu() != batch.labels).sum())
+            num_seen += len(batch.labels)
+            if num_seen >= most:
+                break
+    net.cpu()
+    return num_wrong / max(1, num_seen)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sppnet.data.window_labels import DetectionImage
@@ -95,55 +95,45 @@ def find_objects(
 
 
 def move_objects(
-    found: Detections,
-    rows: Float[Tensor, "n p"],
-    regressors: Regressors,
-    image_size: tuple[int, int],
-    suppression: Suppression,
+    found: Detections, rows: Float[Tensor, "n p"], regressors: Regressors, image_size: tuple[int, int]
 ) -> Detections:
-    """Move what was found, clip it to the image, and suppress what now overlaps a better one.
+    """Move what was found in an image, and clip it to the image.
 
     Args:
         found: In an image.
         rows: Pooled vectors of its boxes.
         regressors: Of the classes.
         image_size: Height and width, pixels.
-        suppression: As before moving.
 
     Raises:
         NonFiniteError: A box is moved to nowhere.
     """
-    boxes = clip_boxes(regressors.moved(rows, found.boxes_xyxy, found.labels), image_size)
-    if not boxes.isfinite().all():
+    moved = regressors.moved(rows, found.boxes_xyxy, found.labels)
+    if moved.isnan().any():
         raise NonFiniteError(
             "boxes are moved to NaN: the box regressors or the network are damaged or have diverged; remove "
             "their runs and run again, with a larger boxes.ridge"
         )
-    return combine([found._replace(boxes_xyxy=boxes)], len(regressors.of_class), suppression)
+    return found._replace(boxes_xyxy=clip_boxes(moved, image_size))
 
 
-def combine(members: Sequence[Detections], num_classes: int, suppression: Suppression) -> Detections:
-    """Suppress the union of what several detectors found in an image, class by class (§4.4).
-
-    A detector combined with itself finds what it found: with `max_overlap` under 1, a box is suppressed by
-    its double.
-    """
-    boxes, scores, labels = (torch.cat(part) for part in zip(*members, strict=True))
-    per_class = scores.new_full((len(scores), num_classes), -torch.inf)
-    per_class[torch.arange(len(scores)), labels] = scores
-    kept = torch.cat(
-        [*suppression._replace(score_above=-torch.inf).keep(boxes, per_class), torch.zeros(0).long()]
-    )
-    return Detections(boxes[kept], scores[kept], labels[kept])
+def suppress_again(found: Detections, num_classes: int, suppression: Suppression) -> Detections:
+    """Suppress, class by class, what overlaps a better one now that boxes have moved."""
+    per_class = found.scores.new_full((len(found.scores), num_classes), -torch.inf)
+    per_class[torch.arange(len(found.scores)), found.labels] = found.scores
+    kept = suppression._replace(score_above=-torch.inf).keep(found.boxes_xyxy, per_class)
+    rows = torch.cat([*kept, torch.zeros(0).long()])
+    return Detections(*(column[rows] for column in found))
 
 
 @final
-class DetectorParts(NamedTuple):
-    """Everything that turns windows into objects."""
+class Detector(NamedTuple):
+    """Everything that scores windows, and moves them."""
 
     machines: Machines
     regressors: Regressors | None  # None: windows stay where they are
-    suppression: Suppression
+    source: WindowSource  # of the vectors that the machines know
+    pooled: WindowSource  # of the vectors that the regressors know
 
 
 @final
@@ -156,41 +146,55 @@ class Picture(NamedTuple):
 
 
 def detect(
-    parts: DetectorParts,
-    source: WindowSource,
-    pooled: WindowSource,
-    pictures: Iterable[Picture],
+    detectors: Sequence[Detector],
+    pictures: Sequence[Iterable[Picture]],
+    suppression: Suppression,
     *,
     workers: int,
 ) -> Iterator[Detections]:
     """Yield what was found, picture by picture.
 
+    Several detectors find objects together (§4.4): the union of the windows that they have scored, all of
+    them, is suppressed, so that a better window of one suppresses those of another. What is kept is moved by
+    the regressors of the detector whose window it was, and suppressed again.
+
     Args:
-        parts: The detector.
-        source: Of the vectors that the machines know.
-        pooled: Of the vectors that the regressors know.
-        pictures: Taken as they are needed.
-        workers: Pictures whose vectors are computed at a time.
+        detectors: One or more, of the same classes.
+        pictures: For each of them the same images with its own windows, taken as they are needed.
+        suppression: What is kept.
+        workers: Pictures whose vectors are computed at a time, by each.
     """
-    for picture, rows in rows_ahead(source, pictures, workers=workers):
-        scores = parts.machines.scores(rows)
-        require_scores(scores, f"windows of {picture.image}")
-        found, where = find_objects(picture.windows, scores, parts.suppression)
-        if parts.regressors is not None:
-            kept, place = torch.unique(where, return_inverse=True)
-            vectors = pooled.rows(picture.image, picture.windows[kept])[place]
-            found = move_objects(found, vectors, parts.regressors, picture.size, parts.suppression)
+    ahead = [
+        rows_ahead(one.source, given, workers=workers) for one, given in zip(detectors, pictures, strict=True)
+    ]
+    for shown in zip(*ahead, strict=True):
+        scores = [one.machines.scores(rows) for one, (_, rows) in zip(detectors, shown, strict=True)]
+        for part, (picture, _) in zip(scores, shown, strict=True):
+            require_scores(part, f"windows of {picture.image}")
+        windows = torch.cat([picture.windows for picture, _ in shown])
+        found, where = find_objects(windows, torch.cat(scores), suppression)
+        if any(one.regressors is not None for one in detectors):
+            boxes, first = found.boxes_xyxy.clone(), 0
+            for one, (picture, _) in zip(detectors, shown, strict=True):
+                own = (where >= first) & (where < first + len(picture.windows))
+                if one.regressors is not None:
+                    kept, place = torch.unique(where[own] - first, return_inverse=True)
+                    rows = one.pooled.rows(picture.image, picture.windows[kept])[place]
+                    its = Detections(*(column[own] for column in found))
+                    boxes[own] = move_objects(its, rows, one.regressors, picture.size).boxes_xyxy
+                first += len(picture.windows)
+            found = suppress_again(found._replace(boxes_xyxy=boxes), scores[0].shape[1], suppression)
         yield found
 
 
-def average_precision(
+def judged(
     images: Sequence[DetectionImage], found: Sequence[Detections], *, num_classes: int
-) -> Float64[Tensor, " k"]:
-    """Eleven-point AP of every class (VOC 2007), a fraction; NaN for a class without objects."""
+) -> VocDetectionAP:
+    """Set what was found against what is there, by VOC 2007's eleven-point AP."""
     metric = VocDetectionAP(num_classes=num_classes, min_overlap=0.5, interpolation="11point")
     for number, (image, detections) in enumerate(zip(images, found, strict=True)):
         metric.update(number, detections, image.truth)
-    return metric.compute()
+    return metric
 
 
 def pack(found: Sequence[Detections]) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -17,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from sppnet.data.records import ViewBatch
 from sppnet.errors import ArtifactError, ConfigError
+from sppnet.metrics.replicates import means
 from sppnet.models.sppnet import SppNet
 from sppnet.models.views import View
 from sppnet.models.weights import read_tensors
@@ -123,3 +125,23 @@ def error_rates(tested: Scores) -> dict[str, float]:
     metrics = accuracies(tested.scores.shape[1])
     metrics.update(tested.scores, tested.labels)
     return {name: float(value) for name, value in errors(metrics).items()}
+
+
+def of_images(
+    tested: Scores, weights: Float64[np.ndarray, "b n"]
+) -> tuple[dict[str, Float64[np.ndarray, " b"]], dict[str, list[bool]]]:
+    """The errors over the images drawn anew, and which images they are made of (metrics/replicates.py).
+
+    Args:
+        tested: Scores of the images.
+        weights: How often every image counts in every draw.
+
+    Returns:
+        Draws of top-1 and top-5 error, and the images that are wrong, both by metric.
+    """
+    num_top = min(5, tested.scores.shape[1])
+    best = tested.scores.topk(num_top, dim=1).indices
+    is_found = best == tested.labels[:, None]
+    wrong = {"test/top1_error": ~is_found[:, 0], "test/top5_error": ~is_found.any(dim=1)}
+    drawn = {key: means(flags.double().numpy(), weights) for key, flags in wrong.items()}
+    return drawn, {key: flags.tolist() for key, flags in wrong.items()}

@@ -44,7 +44,7 @@ class WindowFineTuningTask(LightningModule):
         schedule: How the learning rate falls, step by step: there is one epoch.
         augmentation: Alters a batch's inputs; None leaves them.
         callbacks: Lightning's, by names.
-        trains: "fc": the convolutions are fixed, and inputs are pooled windows (SPP). "all": inputs are
+        trains: "head": the convolutions are fixed, and inputs are pooled windows (SPP). "all": inputs are
             warped windows on 0..255, the three colour planes of a square one after the other (R-CNN).
 
     Raises:
@@ -64,11 +64,11 @@ class WindowFineTuningTask(LightningModule):
         schedule: Schedule,
         augmentation: Callable[[Tensor], Tensor] | None,
         callbacks: Mapping[str, Callback],
-        trains: Literal["fc", "all"],
+        trains: Literal["head", "all"],
     ) -> None:
         super().__init__()
-        if trains not in ("fc", "all"):
-            raise ConfigError(f"finetuning.trains={trains!r}: expected fc or all")
+        if trains not in ("head", "all"):
+            raise ConfigError(f"finetuning.trains={trains!r}: expected head or all")
         self.net = net
         self.learning_rate = learning_rate
         self.bias_rate, self.fc8_rate, self.fc6_rate = bias_rate, fc8_rate, fc6_rate
@@ -83,7 +83,7 @@ class WindowFineTuningTask(LightningModule):
 
     def forward(self, inputs: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Scores of windows, before the softmax."""
-        if self.trains == "fc":
+        if self.trains == "head":
             return self.net.head(inputs)
         side = math.isqrt(inputs.shape[1] // 3)
         scores: Tensor = self.net(inputs.view(-1, 3, side, side))

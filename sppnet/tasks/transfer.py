@@ -10,15 +10,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Float64, Int8
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor
 
 from sppnet.errors import ConfigError, DataError, NonFiniteError
 from sppnet.estimators.linear_svm import LinearSvm
 from sppnet.features.feature_batches import FeatureBatch
-from sppnet.metrics.average_precision import AveragePrecision, mean_ap
+from sppnet.metrics.average_precision import AveragePrecision, best_first, mean_ap
+from sppnet.metrics.replicates import class_means, eleven_point_aps, means
 from sppnet.run.guards import require_scores
 
 Measure = Literal["average_precision", "accuracy"]
@@ -77,6 +79,7 @@ class TransferTask(LightningModule):
         self.status: list[str] = []
         self._collected: list[FeatureBatch] = []
         self._tested: list[tuple[Tensor, Tensor]] = []
+        self.tested: tuple[Tensor, Tensor]  # scores and presence of the last test
 
     def configure_optimizers(self) -> None:
         """There is nothing to descend."""
@@ -144,8 +147,29 @@ class TransferTask(LightningModule):
         """Log the measures, as fractions."""
         scores, presence = (torch.cat(parts) for parts in zip(*self._tested, strict=True))
         self._tested.clear()
+        self.tested = scores, presence
         for name, value in self._measured(scores, presence).items():
             self.log(f"test/{name}", value)
+
+    def replicates(self, weights: Float64[np.ndarray, "b n"]) -> dict[str, Float64[np.ndarray, " b"]]:
+        """The measures over the images tested last, drawn anew (metrics/replicates.py).
+
+        Args:
+            weights: How often every image counts in every draw.
+        """
+        scores, presence = (part.cpu().numpy() for part in self.tested)
+        if self.measure == "accuracy":
+            labels = presence.argmax(axis=1)
+            is_right = (scores.argmax(axis=1) == labels).astype(np.float64)
+            return {
+                "test/score": class_means(is_right, labels, weights),
+                "test/overall": means(is_right, weights),
+            }
+        aps = []
+        for of_class, present in zip(scores.T, presence.T, strict=True):
+            order = best_first(of_class)
+            aps.append(eleven_point_aps(present[order], order, (present > 0).astype(int), weights))
+        return {"test/score": np.nanmean(np.stack(aps), axis=0)}
 
     def _measured(self, scores: Float[Tensor, "n k"], presence: Int8[Tensor, "n k"]) -> dict[str, float]:
         """Measure by name, "score" being the headline; classes without positives are left out."""

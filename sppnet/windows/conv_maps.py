@@ -41,6 +41,48 @@ _OWN_CODE = code_of([__name__])  # read when this was loaded, as that of the net
 _LARGEST = torch.finfo(torch.float16).max
 
 
+def read_maps(file: Path) -> Float16[Tensor, "h w c"]:
+    """Read the maps of one image, which are mapped into memory."""
+    maps: Tensor = safetensors.torch.load_file(file)["maps"]
+    return maps
+
+
+def maps_as_file(maps: Float[Tensor, "c h w"], what: str, whose: str) -> bytes:
+    """What `read_maps` reads.
+
+    Args:
+        maps: Of one image.
+        what: What a message calls the image ...
+        whose: ... and the trunk.
+
+    Raises:
+        NonFiniteError: A map is NaN, infinite or beyond 16 bits.
+    """
+    return safetensors.torch.save({"maps": _rounded(maps, what, whose)})
+
+
+def entry_of_pixels(net: SppNet, cache: FeatureCache) -> Entry:
+    """The shards of a trunk's maps of images that are found by their normalised pixels."""
+    view = ExtractView(kind="full", short_side=1, crop=1, upright=True, max_pixels=1)  # is left out again
+    (identity,) = extractor_identities(net, [_MAPS], view).values()
+    return cache.entry(
+        {**identity, "view": "pixels", "dtype": "float16", "maps": _OWN_CODE},
+        source=net.backbone.name,
+        kind="maps of views",
+        dim=net.backbone.out_channels,
+        suffix=MAPS,
+    )
+
+
+def _rounded(maps: Float[Tensor, "c h w"], what: str, whose: str) -> Float16[Tensor, "h w c"]:
+    if not bool((maps.abs() <= _LARGEST).all()):  # false for NaN, too
+        raise NonFiniteError(
+            f"{what}: activations of {whose} are NaN, infinite or beyond {_LARGEST:.0f}; check the weights, "
+            f"the input mean and this image"
+        )
+    return maps.half().permute(1, 2, 0).contiguous()
+
+
 @final
 class ConvMaps:
     """Maps of image files.
@@ -136,7 +178,7 @@ class ConvMaps:
         def written() -> bytes:
             return safetensors.torch.save({"maps": compute()})
 
-        return safetensors.torch.load_file(self._entry(scale).get(self._images(path), written))["maps"]
+        return read_maps(self._entry(scale).get(self._images(path), written))
 
     def fill(
         self,
@@ -145,7 +187,7 @@ class ConvMaps:
         *,
         workers: int,
         report: Callable[[int, int], None] | None = None,
-    ) -> None:
+    ) -> list[Path]:
         """Make sure that the cache has every image's maps.
 
         Args:
@@ -154,6 +196,9 @@ class ConvMaps:
             workers: Images at a time.
             report: Told after every image how many are done, and of how many; may raise to stop here.
 
+        Returns:
+            The file of every image, whole when it was looked at; `read_maps` reads it.
+
         Raises:
             ResourceError: The disk has not enough room.
             ...: As `at`.
@@ -161,19 +206,24 @@ class ConvMaps:
         assert self._cache is not None, "only a cache can be filled"
         self._require_space(paths, scale)
         with ThreadPoolExecutor(workers) as pool:
-            done = pool.map(lambda path: self.at(path, [scale]), paths)
+            done = pool.map(lambda path: self._file(path, scale), paths)
             try:
-                for count, _ in enumerate(show_progress(done, label="maps", total=len(paths)), 1):
-                    if report is not None:
-                        report(count, len(paths))
+                return list(show_progress(done, label="maps", total=len(paths), report=report))
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _file(self, path: Path, scale: int) -> Path:
+        def written() -> bytes:
+            image = read_image(path, upright=self.upright, max_pixels=self.max_pixels)
+            return safetensors.torch.save({"maps": self._computed(path, image, scale, None)})
+
+        return self._entry(scale).get(self._images(path), written)
 
     def _require_space(self, paths: Sequence[Path], scale: int) -> None:
         assert self._cache is not None
         entry = self._entry(scale)
         missing = [path for path in paths if not entry.listed(self._images(path))]
-        cells, stride = 0, self.net.backbone.receptive_field.stride
+        cells, stride = 0, self.net.backbone.stride
         for path in missing:
             width, height = self.size(path)
             cells += round(width * height * (scale / min(width, height) / stride) ** 2)
@@ -202,12 +252,7 @@ class ConvMaps:
                 ) from error
             except MemoryError as error:
                 raise ResourceError(f"{path} at {scale} pixels: out of memory; drop that scale") from error
-        if not bool((maps.abs() <= _LARGEST).all()):  # false for NaN, too
-            raise NonFiniteError(
-                f"{path} at {scale} pixels: activations of {net.backbone.name} are NaN, infinite or beyond "
-                f"{_LARGEST:.0f}; check the weights, the input mean and this image"
-            )
-        return maps.half().permute(1, 2, 0).contiguous()
+        return _rounded(maps, f"{path} at {scale} pixels", net.backbone.name)
 
     def _images(self, path: Path) -> Images:
         if path not in self._known:

@@ -6,12 +6,13 @@ Axes: n windows, d numbers a vector, p numbers of the pooled vector.
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sppnet.errors import ConfigError
 from sppnet.models.sppnet import SppNet
 from sppnet.ops.window_pooling import Order, pool_windows, unique_cells
 from sppnet.ops.windows import CellMapping, ScaleTarget, choose_scale, map_cells, scale_windows
@@ -32,7 +33,8 @@ class SppWindows(WindowSource):
         layer: "pool", or "fc6" or "fc7" of the net, dropout off.
         scales: Short sides among which every window's is chosen.
         mapping: From pixels to cells (`sppnet.ops.windows.map_cells`).
-        scale_target: How a window's scale is chosen (`sppnet.ops.windows.choose_scale`) ...
+        scale_target: How a window's scale is chosen (`sppnet.ops.windows.choose_scale`), or "all": none is,
+            and what is pooled at all scales is pooled once more, channel by channel, bin by bin (§4.1) ...
         side: ... for so many pixels a side: those of the regions that the net was trained on.
         order: Of the numbers in a vector of layer "pool" (`sppnet.pool_windows`): "pyramid" for fc layers as
             they were trained, "bins_first", which is faster, where any order will do.
@@ -49,7 +51,7 @@ class SppWindows(WindowSource):
         layer: str,
         scales: Sequence[int],
         mapping: CellMapping,
-        scale_target: ScaleTarget,
+        scale_target: ScaleTarget | Literal["all"],
         side: int,
         order: Order,
     ) -> None:
@@ -57,7 +59,7 @@ class SppWindows(WindowSource):
         self.net = net.eval()
         self.scales = tuple(scales)
         self.mapping: CellMapping = mapping
-        self.scale_target: ScaleTarget = scale_target
+        self.scale_target: ScaleTarget | Literal["all"] = scale_target
         self.side = side
         self.order: Order = order if layer == "pool" else "bins_first"
         self._fc = FcLayers(net, layer, self.order)
@@ -74,6 +76,9 @@ class SppWindows(WindowSource):
         """Pool windows from maps of the scales they need (see `WindowSource`)."""
         with timed(watch, "decode"):
             short_side = min(self.maps.size(image))
+        if self.scale_target == "all":
+            self._pool_all_scales(out, image, windows, short_side, watch)
+            return
         with timed(watch, "pooling"):
             scales = self._scales_of(windows, short_side) if scales is None else scales
         chosen = sorted(set(scales.tolist()))
@@ -90,12 +95,35 @@ class SppWindows(WindowSource):
             if watch is not None:
                 watch.num_computed += len(pooled)
 
+    def _pool_all_scales(
+        self, out: Rows, image: Path, windows: Windows, short_side: int, watch: Stopwatch | None
+    ) -> None:
+        """Pool windows at every scale, and keep the largest response of each channel and bin."""
+        pooled = out if self._is_pooled else out.new_empty(len(out), self._fc.num_pooled).to(self.net.device)
+        for number, maps in enumerate(self.maps.at(image, self.scales, watch=watch)):
+            with timed(watch, "pooling"):
+                cells = self._cells(maps, scale_windows(windows, short_side, self.scales[number]))
+                room = self._room(len(cells)) if number else pooled
+                self._pooled(maps.to(room.device), cells.to(room.device), room)
+                if number:
+                    torch.maximum(pooled, room, out=pooled)
+        if not self._is_pooled:
+            with timed(watch, "fc"):
+                out.copy_(self._fc(pooled))
+        if watch is not None:
+            watch.num_computed += len(windows)
+
     def places(self, image: Path, windows: Windows) -> Places:
         """Tell what windows of one image are pooled from (see `WindowSource`).
 
         Raises:
+            ConfigError: They are pooled from all scales.
             ValueError: A window is inverted or not finite.
         """
+        if self.scale_target == "all":
+            raise ConfigError(
+                "windows pooled at all scales are in no one place; set mining.duplicate_cells=false"
+            )
         short_side = min(self.maps.size(image))
         scales = self._scales_of(windows, short_side)
         out = torch.empty(len(windows), 5, dtype=torch.int64)
@@ -107,6 +135,7 @@ class SppWindows(WindowSource):
         return out
 
     def _scales_of(self, windows: Tensor, short_side: int) -> Scales:
+        assert self.scale_target != "all"
         return choose_scale(windows, short_side, self.scales, self.scale_target, side=self.side)
 
     def _cells(self, maps: Tensor, windows: Tensor) -> Int[Tensor, "n 4"]:

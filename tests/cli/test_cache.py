@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
 
     conv = {"conv": 8, "kernel": 3, "stride": 1, "padding": 1}
     net = SppNet(
-        backbone=LayeredBackbone(name="two layers", layers=[conv, conv], width=1.0),
+        backbone=LayeredBackbone(name="two layers", layers=[conv, conv], width=1.0, weights=None),
         input_norm=InputNorm.constant(mean=[128.0] * 3, std=[64.0] * 3),
         levels=[3, 1],
         pooling="bins",

@@ -1,8 +1,10 @@
 """A user's mistake is one line, exit code 2 or 3, and nothing written."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 MISTAKES = [
     (["lrr=0.1"], "lrr"),
@@ -232,3 +234,22 @@ def test_what_hydra_can_show_is_shown_once(sppnet, capfd, monkeypatch, arguments
     assert code == 0
     assert out.count(said) == 1
     assert err == ""
+
+
+def test_what_is_missing_in_the_images_is_found_before_anything_runs(sppnet, capfd, caplog, tmp_path: Path):
+    pictures = tmp_path / "pictures"
+    for number in range(4):
+        folder = pictures / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (200, 200), (60 * number, 0, 0)).save(folder / f"{number}.png")
+    own, transferred = ("data=folder", f"data.root={pictures}"), ("target=folder", f"paths.data={pictures}")
+    assert sppnet("preset=mini", *own, "plan=true") == 2
+    assert "data.per_class is needed" in capfd.readouterr().err
+    assert sppnet("preset=mini", *own, "data.per_class=2", "plan=true") == 0
+    assert "1 cell; 2 of 2 runs to make; plan=true starts none" in capfd.readouterr().out
+    assert caplog.text.count("too few images") == 1
+    shutil.rmtree(pictures / "b")
+    # The network below is of generated images: it would be trained for nothing.
+    assert sppnet("preset=mini", "transfer=svm", *transferred) == 3
+    assert "only one class, a" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == [pictures]

@@ -58,6 +58,20 @@ def test_a_sweep_ends_in_a_table_and_a_second_one_has_nothing_to_do(sppnet, capf
     assert metrics(tmp_path) == first
 
 
+def test_a_plan_fits_a_screen(sppnet, capfd, tmp_path: Path, tiny):
+    many = ("seed=range(0,11)", "plan=true")
+    assert sppnet(*tiny, *many) == 0
+    first, second, last = capfd.readouterr().out.splitlines()
+    assert first.split() == ["wave", "1", "network", "11", "to", "run"]
+    assert second.split() == ["wave", "2", "evaluation", "11", "to", "run"]
+    assert last.startswith("11 cells; 22 of 22 runs to make, in 2 waves")
+    assert sppnet(*tiny, *many, "plan=names") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 23
+    assert lines[-2].split() == ["to", "run", "evaluation", "run,", "seed", "10"]
+    assert not (tmp_path / "runs").exists()
+
+
 def test_finding_out_that_all_is_done_imports_no_torch(sppnet, tmp_path: Path, tiny):
     arguments = ["backbone=zf5", *tiny]
     assert sppnet(*arguments) == 0

@@ -49,6 +49,7 @@ def make_data(image_folder: Path) -> Callable[..., ImageDataModule]:
             "short_side": 18,
             "crop": 16,
             "train_crop": "random",
+            "mean_images": None,
             "colour": ColourNoise(scale=0.1, std=[100.0, 10.0, 1.0], axes=np.eye(3).tolist()),
             "sizes": CyclicSizes([16, 12]),
             "batch_size": 4,

@@ -120,6 +120,14 @@ def test_the_mean_image_is_the_mean_of_the_training_images(make_data):
     assert make_data().mean_image(12).shape == (3, 12, 12)
 
 
+def test_the_mean_image_is_of_all_training_images_part_by_part_or_of_some(make_data, monkeypatch):
+    monkeypatch.setattr("sppnet.data.datamodule._NUM_TOGETHER", 5)
+    assert torch.allclose(make_data(cache_gb=0.0).mean_image(16), torch.tensor(43.0))
+    some = make_data(mean_images=4).mean_image(16)
+    assert torch.equal(some, make_data(mean_images=4).central_regions(4).double().mean(dim=0).float())
+    assert not torch.allclose(some, torch.tensor(43.0))
+
+
 def test_the_mean_image_is_cut_from_the_centre(make_data, image_folder):
     stripes = np.zeros((18, 18, 3), dtype=np.uint8)
     stripes[:, 0] = 255  # the first column lies outside the central 16

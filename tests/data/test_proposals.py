@@ -320,3 +320,11 @@ def test_a_cache_that_cannot_be_written_says_so(images, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(ResourceError, match="cache"):
         compute(images[:1], tmp_path)
+
+
+def test_who_waits_is_told_of_every_image(images, tmp_path: Path):
+    told: list[tuple[int, int]] = []
+    given = {"cache_dir": tmp_path / "cache", "jobs": 1, "max_pixels": 10**6}
+    proposals_of(images, edge_boxes(), **given, report=lambda *step: told.append(step))
+    proposals_of(images, edge_boxes(), **given, report=lambda *step: told.append(step))  # nothing to wait for
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]

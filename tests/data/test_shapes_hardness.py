@@ -32,6 +32,7 @@ def data(tmp_path_factory):
         short_side=82,
         crop=72,
         train_crop="random",
+        mean_images=None,
         colour=ColourNoise(scale=0.0, std=[1.0, 1.0, 1.0], axes=np.eye(3).tolist()),
         sizes=CyclicSizes([72]),
         batch_size=32,

@@ -435,6 +435,43 @@ def test_a_blank_first_line_is_no_problem_and_a_bare_ampersand_is_explained(anno
         annotation("<annotation><path>a & b</path></annotation>")
 
 
+@pytest.fixture
+def det(tmp_path):
+    """ILSVRC DET as it is distributed: two images of val, one of train; numbers behind ids."""
+    for image_id, name in (("val/a_00000001", "n1"), ("val/a_00000002", "n2"), ("train/part/n1/n1_5", "n1")):
+        for place, ending in (("Annotations", "xml"), ("Data", "JPEG")):
+            path = tmp_path / "ILSVRC" / place / "DET" / f"{image_id}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if place == "Data":
+                Image.new("RGB", (50, 40)).save(path)
+            else:
+                path.write_text(an_annotation(an_object(name, difficult="")))
+    sets = tmp_path / "ILSVRC" / "ImageSets" / "DET"
+    sets.mkdir(parents=True)
+    (sets / "val.txt").write_text("a_00000001 1\na_00000002 2\n")
+    (sets / "train_1.txt").write_text("part/n1/n1_5 1\n")
+    return tmp_path
+
+
+def test_det_is_read_as_it_is_distributed(det):
+    found = read_voc(det, "val", classes=None)
+    assert found.classes == ("n1", "n2")
+    assert [image.image_id for image in found.images] == ["val/a_00000001", "val/a_00000002"]
+    assert all(image.path.is_file() for image in found.images)
+    (positive,) = read_voc(det, "train_1", classes=found.classes).images
+    assert (positive.image_id, positive.labels.tolist()) == ("train/part/n1/n1_5", [0])
+
+
+def test_of_joined_sets_only_the_first_is_known_to_be_complete(det, devkit):
+    found = read_voc(det / "ILSVRC", "val+train_1", classes=None)
+    assert [image.is_complete for image in found.images] == [True, True, False]
+    (det / "ILSVRC" / "ImageSets" / "DET" / "val1.txt").write_text("a_00000002 2\n")
+    with pytest.raises(DataError, match="1 images are in more than one part of it .val/a_00000002."):
+        read_voc(det / "ILSVRC", "val+val1", classes=None)
+    with pytest.raises(ConfigError, match="image set 'val[+]'"):
+        read_voc(det / "ILSVRC", "val+", classes=None)
+
+
 @pytest.mark.parametrize(
     ("encoding", "name"), [("gb2312", "螺丝"), ("shift_jis", "ネジ"), ("utf-16", "grün")]
 )

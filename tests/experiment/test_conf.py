@@ -1,6 +1,8 @@
 """Every configuration composes, binds to its classes, and says what it means."""
 
 import inspect
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ from sppnet.experiment.plan import Planner, built_on
 EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
 # A table for real weights names its preset itself; every other is run in these.
 PRESETS = ["mini", pytest.param("paper", marks=pytest.mark.slow)]
-OWN_PRESET = {"table6_squeezenet", "table7_squeezenet", "table9_squeezenet"}
+OWN_PRESET = {"heads", "heads_rates", "table6_squeezenet", "table7_squeezenet", "table9_squeezenet"}
 # What the command line gives: folders, and a file of weights that nobody opens here.
 GIVEN = ("data.root=.", "paths.data=.", "paths.det=.", "paths.cls=.", "paths.weights=x")
 # Given by the code that puts the parts together, not by YAML.
@@ -103,13 +105,72 @@ def test_the_papers_numbers_have_the_tables_rows_and_columns(experiment: str):
         assert metric in metrics
         assert set(numbers) <= set(rows)
         assert {column for row in numbers.values() for column in row} <= set(columns)
+    for numbers in table["paper_per_class"].get("cells", {}).values():
+        assert set(numbers) <= set(columns)
     for other in table["others"]:
         assert set(other) - {"label"} <= metrics
         assert {column for metric in metrics & set(other) for column in other[metric]} <= set(columns)
     assert set(table["labels"]) <= {*rows, *columns, *ADDED_BY_USERS}
     for claim in table["claims"]:
-        assert {claim["better"], claim["worse"]} <= {*rows, *columns}
-        assert claim["metric"] in metrics
+        assert claim["section"]
+        assert claim["quote"]
+        sides = [claim.get(side, []) for side in ("better", "worse", "order", "only", "at")]
+        named = {one for side in sides for one in (side if isinstance(side, list) else [side])}
+        assert named <= {*rows, *columns}
+        if claim["kind"] not in ("untested", "complexity", "fewer"):
+            assert claim["metric"] in metrics or "unit" in claim
+            bound = {"similar": "within", "not_worse": "by", "classes": "more_than"}
+            assert claim[bound.get(claim["kind"], "smallest")] > 0
+
+
+def test_every_quotation_is_the_papers():
+    """The paper's text is not ours to keep: give it as SPPNET_PAPER, in Markdown."""
+    file = os.environ.get("SPPNET_PAPER")
+    if file is None:
+        pytest.skip("SPPNET_PAPER names no file")
+    paper = _letters(Path(file).read_text(encoding="utf-8"))
+    quotes = [
+        claim["quote"]
+        for name in EXPERIMENTS
+        for claim in plain(composed(f"experiment={name}"))["table"]["claims"]
+    ]
+    for conf in conf_dir().rglob("*.yaml"):
+        comments = [line.partition("#")[2] for line in conf.read_text(encoding="utf-8").splitlines()]
+        # Three words or more: less is a value, or a name.
+        quotes += [quote for line in comments for quote in re.findall(r'"(\S+(?: \S+){2,})"', line)]
+    assert [quote for quote in quotes if _letters(quote) not in paper] == []
+
+
+def _letters(text: str) -> str:
+    """Text without Markdown's and LaTeX's marks, blanks and typographic quotes."""
+    text = re.sub(r"</?su[bp]>", "", text).replace("\\times", "x").replace("×", "x").replace("’", "'")
+    return re.sub(r"[*$\\{}\s]", "", text)
+
+
+@pytest.mark.parametrize(("experiment", "num_rows"), [("table11", 10), ("table12", 3)])
+def test_the_papers_numbers_of_classes_have_its_means(experiment: str, num_rows: int):
+    table = plain(composed(f"experiment={experiment}"))["table"]
+    (means,) = table["paper"].values()
+    means = means | {other["label"]: other["test/map"] for other in table["others"]}
+    known = table["paper_per_class"]
+    assert len(known["classes"]) == len(set(known["classes"])) == 20
+    found = {(row, column): one for row, columns in known["cells"].items() for column, one in columns.items()}
+    assert found.keys() == {(row, column) for row, columns in means.items() for column in columns}
+    assert len(found) == num_rows
+    for (row, column), numbers in found.items():
+        assert len(numbers) == 20
+        # Selective search's are told as 33.8 and have a mean of 33.72.
+        assert abs(sum(numbers) / 20 - means[row][column]) <= (0.081 if "selective" in row else 0.051)
+
+
+def test_voc_2007_is_tested_once_and_caltech_101_on_ten_splits_in_table_8():
+    table = plain(composed("experiment=table8"))["table"]
+    laid = lay_out(table, [])
+    counts = Counter(cell.column for cell in layout.cells(laid, default_repeat=0))
+    assert counts == {"best_of_voc2007": 1, "best_of_caltech101": 10}
+    lacking = Counter((row, column) for row, column, _ in layout.skipped_repeats(laid))
+    assert lacking == {("overfeat7", "best_of_voc2007"): 9}
+    assert layout.skipped_places(laid) == []
 
 
 def test_what_a_setting_asks_for_is_what_runs():

@@ -144,6 +144,22 @@ def test_auto_and_the_device_that_it_chose_are_one_run():
     assert planned(*table2, "trainer.accelerator=gpu") != planned(*table2, "trainer.accelerator=cpu")
 
 
+@pytest.mark.parametrize("cell", ["transfer", "detection", "rcnn", "timing"])
+def test_the_mean_of_a_target_is_a_matter_of_all_that_sees_its_images_and_not_of_the_network(cell: str):
+    """Appendix A: 128 in all experiments on VOC 2007 and Caltech-101, of networks with a mean image."""
+    before, after = planned(*CELLS[cell]), planned(*CELLS[cell], "target_mean=null")
+    assert planned(*CELLS[cell], "target_mean=128.0") == before
+    alike = {stage for stage in before if before[stage] == after[stage]}
+    assert alike == {"network", "proposals"} & before.keys()
+
+
+@pytest.mark.parametrize("experiment", ["table6", "table7", "table9"])
+def test_public_weights_keep_the_mean_that_they_were_trained_with(experiment: str):
+    assert plain_of(composed([f"experiment={experiment}"]))["target_mean"] == 128.0
+    public = [f"experiment={experiment}_squeezenet", "paths.weights=DEFAULT"]
+    assert plain_of(composed(public))["target_mean"] is None
+
+
 def test_the_seed_of_regressors_counts():
     """They draw windows with it; their key did not hold it where the network was not trained."""
     assert planned(*DETECTION)["regressors"] != planned(*DETECTION, "seed=1")["regressors"]

@@ -100,7 +100,7 @@ def test_a_misspelt_layer_gets_a_hint(backbone):
 )
 def test_a_row_that_builds_nothing_says_what_is_wrong_with_it(row, complaint):
     with pytest.raises(ConfigError, match=complaint):
-        LayeredBackbone(name="mine", layers=[row], width=1.0)
+        LayeredBackbone(name="mine", layers=[row], width=1.0, weights=None)
 
 
 @pytest.mark.parametrize(("name", "conv4"), [

@@ -23,7 +23,10 @@ def net() -> SppNet:
     convolution = {"conv": 8, "kernel": 3, "stride": 2, "padding": 1}
     return SppNet(
         backbone=LayeredBackbone(
-            name="small", layers=[convolution, {**convolution, "conv": 6, "kernel": 5}], width=1.0
+            name="small",
+            layers=[convolution, {**convolution, "conv": 6, "kernel": 5}],
+            width=1.0,
+            weights=None,
         ),
         input_norm=InputNorm.constant(mean=[128.0] * 3, std=[64.0] * 3),
         levels=[3, 1],
@@ -100,6 +103,28 @@ def test_many_views_are_the_grids_of_all_scales_and_the_full_images(net):
             expected.append(net(picture[None].float()).softmax(dim=1)[0])
     assert view.num_views == len(ours) == 6 + 18 + 18 + 2
     assert torch.allclose(ours, torch.stack(expected), atol=1e-6)
+
+
+def test_restricted_windows_are_as_large_as_the_map_of_a_window_at_every_scale(net):
+    """Overfeat's, §3.1.5: the same number of views, each pooled from cells and not from pixels."""
+    view = ManyViews(test_sides=[32, 40], size=32, full_short_side=None, mapping="restricted")
+    one = image(40, 50)
+    expected = []
+    with torch.no_grad():
+        side = net.maps(torch.zeros(1, 3, 32, 32)).shape[-1]
+        ours = view.softmax(net, shown(view, one))[0]
+        for short_side in (32, 40):
+            whole = resized(one, short_side)
+            for picture, turns in ((whole, False), (whole.flip(-1), True)):
+                maps = net.maps(picture[None].float())
+                height, width = maps.shape[2:]
+                tops = [0] if short_side == 32 else [0, (height - side + 1) // 2, height - side]
+                lefts = [0, (width - side + 1) // 2, width - side]
+                lefts = [width - side - x for x in lefts] if turns else lefts
+                parts = [maps[:, :, y : y + side, x : x + side] for y in tops for x in lefts]
+                expected += [net.head(net.pool(part)).softmax(dim=1)[0] for part in parts]
+    assert view.num_views == len(ours) == 6 + 18
+    torch.testing.assert_close(ours, torch.stack(expected))
 
 
 def test_the_papers_six_scales_make_96_views_and_98_with_the_full_images(net):

@@ -37,6 +37,18 @@ def test_a_mean_image_is_missing_until_it_is_set_or_loaded():
     assert not InputNorm.constant(mean=[1.0, 2.0, 3.0], std=[1.0] * 3).needs_mean_image
 
 
+def test_a_constant_stands_in_for_the_mean_image_and_is_no_part_of_the_weights():
+    norm = InputNorm.mean_image(size=2, std=[1.0] * 3)
+    norm.set_mean_image(torch.rand(3, 2, 2))
+    before = norm.state_dict()
+    norm.constant_mean = 128.0
+    images = torch.rand(1, 3, 5, 4) * 255
+    constant = InputNorm.constant(mean=[128.0] * 3, std=[1.0] * 3)
+    assert torch.equal(norm(images), constant(images))
+    assert norm.state_dict().keys() == before.keys()
+    assert all(torch.equal(norm.state_dict()[name], value) for name, value in before.items())
+
+
 def test_a_mean_image_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"\(3, 4, 4\) does not fit"):
         InputNorm.mean_image(size=2, std=[1.0] * 3).set_mean_image(torch.ones(3, 4, 4))

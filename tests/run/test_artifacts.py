@@ -16,7 +16,6 @@ import torch
 
 from sppnet.artifacts import (
     content_key,
-    digest_matches,
     lock_file,
     read_json,
     write_atomic,
@@ -25,6 +24,7 @@ from sppnet.artifacts import (
     write_sealed_json,
     write_text,
 )
+from sppnet.damage import digest_matches
 from sppnet.errors import ArtifactError, ResourceError
 from sppnet.models.weights import read_part, save_part
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.artifacts import damage_behind, read_json, write_json
+from sppnet.artifacts import read_json, write_json
+from sppnet.damage import damage_behind
 from sppnet.errors import ArtifactError, ResourceError
 from sppnet.run.directory import PROVENANCE, RunDirectory, slug
 

@@ -1,5 +1,6 @@
 """A sweep's directory as the sweeper leaves it, in tmp_path."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,15 @@ class Sweep:
         seed: int = 0,
         group: str = "ab12cd34",
         num_images: int | None = 400,
+        images: dict[str, Any] | None = None,
     ) -> Path:
         """Leave a complete run; a bare number is its top-1 error."""
         values = dict(metrics) if isinstance(metrics, dict) else {"test/top1_error": metrics}
         values |= {} if num_images is None else {"test/num_images": num_images}
         directory = self.stopped(row, column, "complete", seed=seed, group=group)
-        RunDirectory(directory).write_complete(values, files=())
+        if images is not None:
+            write_json(directory / "images.json", images)
+        RunDirectory(directory).write_complete(values, files=("images.json",) if images else ())
         return directory
 
     def stopped(
@@ -96,5 +100,6 @@ class Sweep:
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of small files, none of them precious
     return Sweep(tmp_path / "runs" / "table2")

@@ -36,37 +36,6 @@ def test_a_table_that_is_no_curve_or_has_one_point_becomes_none(curve, tmp_path)
     assert list(tmp_path.glob("*.png")) == []
 
 
-CLAIM = {
-    "id": "flat",
-    "text": "multi-size training flattens the curve",
-    "kind": "flatter",
-    "along": "rows",
-    "better": "multi",
-    "worse": "single",
-    "metric": "test/top1_error",
-}
-
-
-def test_the_flatter_of_two_curves_varies_less(curve):
-    curve.describe(
-        rows=ROWS, columns=SIDES, paper={}, claims=[CLAIM, {**CLAIM, "better": "single", "worse": "multi"}]
-    )
-    holds, fails = read_table(curve.directory).claims
-    assert (holds.holds, fails.holds) == (True, False)
-    assert "multi varies by 10.00 (35.00 at 144 to 45.00 at 288)" in holds.detail
-    assert "single varies by 30.00" in holds.detail
-
-
-def test_a_curve_with_a_point_missing_is_not_judged(sweep):
-    sweep.describe(rows=ROWS, columns=SIDES, paper={}, claims=[CLAIM])
-    for row in ROWS:
-        for column in ("144", "288"):
-            sweep.run(row, column, 0.5)
-    (claim,) = read_table(sweep.directory).claims
-    assert claim.holds is None
-    assert "not finished: 192" in claim.detail
-
-
 def test_rows_of_others_have_the_papers_numbers_and_no_gap_to_fill(sweep):
     others = [{"label": "Howard [36]", "test/top1_error": {"zf5": 37.0}}]
     sweep.describe(others=others)

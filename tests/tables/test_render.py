@@ -12,7 +12,8 @@ from sppnet.tables.terminal import to_terminal
 
 CLAIM = {
     "id": "spp_beats_no_spp",
-    "text": "SPP beats no SPP (§3.1.2)",
+    "section": "3.1.2",
+    "text": "SPP beats no SPP",
     "kind": "better",
     "along": "rows",
     "better": "spp_single",
@@ -68,7 +69,10 @@ def test_json_has_one_entry_per_cell_with_the_headline_on_top(table):
     assert [cell["status"] for cell in value["cells"]] == ["complete", "partial", "complete", "failed"]
     assert value["cells"][3]["ours"] is None
     assert value["claims"][0]["id"] == "spp_beats_no_spp"
-    assert value["claims"][0]["holds"] is None
+    assert value["claims"][0]["verdict"] == "undecided"
+    assert value["claims"][0]["contrasts"][0]["values"] == [2.0, 2.0]
+    assert value["runs"][0]["repeat"] == 0
+    assert value["runs"][0]["commit"] == "abc1234"
 
 
 def test_csv_has_a_row_per_cell_and_repeat_and_a_column_per_metric(table):
@@ -111,7 +115,7 @@ def test_markdown_shows_ours_beside_the_papers_and_every_gap_in_words(table):
     text = to_markdown(table)
     assert "| (a) no SPP | 37.00 ± 1.41 (35.99, +1.01) | 32.00 (1 of 2 seeds) |" in text
     assert "| (b) SPP | 35.00 ± 1.41 (34.98, +0.02) | failed |" in text
-    assert "- ? open: SPP beats no SPP (§3.1.2) - holds in 1 of 1: ZF-5 -2.00 (paper -1.01)" in text
+    assert "- ? undecided: SPP beats no SPP (§3.1.2) - ZF-5 +2.00 (paper +1.01), not finished: Over" in text
     assert "    sppnet experiment=table2 preset=mini" in text
 
 
@@ -154,16 +158,16 @@ def test_a_very_narrow_terminal_still_gets_every_column(table):
 
 
 @pytest.mark.parametrize(
-    ("with_spp", "mark", "word"), [(0.30, "✓", "holds"), (0.40, "✗", "does not hold"), (None, "?", "open")]
+    ("gain", "mark", "word"), [(0.06, "✓", "confirmed"), (-0.04, "✗", "refuted"), (None, "?", "undecided")]
 )
-def test_a_claim_is_marked_and_worded(sweep, with_spp, mark, word):
-    sweep.describe(claims=[CLAIM], columns={"zf5": "ZF-5"})
-    sweep.run("no_spp", "zf5", 0.36)
-    if with_spp is not None:
-        sweep.run("spp_single", "zf5", with_spp)
+def test_a_claim_is_marked_and_worded(sweep, gain, mark, word):
+    sweep.describe(claims=[CLAIM], columns={"zf5": "ZF-5"}, seeds=list(range(5)))
+    for seed in range(5):
+        sweep.run("no_spp", "zf5", 0.36, seed=seed)
+        if gain is not None:
+            sweep.run("spp_single", "zf5", 0.36 - gain + seed / 1000, seed=seed)
     table = read_table(sweep.directory)
-    said = "" if word != "open" else "nothing to compare yet: "
-    assert f"{mark} {said}SPP beats no SPP" in _terminal(table)
+    assert f"{mark} {word}: SPP beats no SPP (§3.1.2)" in _terminal(table)
     assert f"- {mark} {word}: SPP beats no SPP" in to_markdown(table)
     assert f"{word}: SPP beats no SPP" in to_latex(table)
 
@@ -174,7 +178,7 @@ def test_what_has_not_begun_is_one_line(sweep):
     sweep.run("no_spp", "zf5", 0.36)
     lines = _terminal(read_table(sweep.directory)).splitlines()
     assert "not run yet: (b) SPP; Overfeat-7" in lines
-    assert "? nothing to compare yet: claim 1; claim 2" in lines
+    assert "- not tested: 2 (--format md says why)" in lines
     assert not any("missing" in line for line in lines)
 
 

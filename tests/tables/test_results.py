@@ -10,8 +10,10 @@ import pytest
 from sppnet.artifacts import read_json, write_json, write_sealed_json, write_text
 from sppnet.cli import status
 from sppnet.errors import ArtifactError, ConfigError, DataError
+from sppnet.tables.per_class import per_class_table
 from sppnet.tables.render import to_markdown
 from sppnet.tables.results import read_table, table_directories
+from sppnet.tables.wording import ours_text, paper_text
 
 HEADLINE = "test/top1_error"
 
@@ -287,6 +289,67 @@ def test_status_says_how_far_a_run_is_and_nothing_of_what_is_damaged(sweep, caps
     assert status.main([str(sweep.directory)]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("running"))
     assert shown in line
+
+
+def test_a_cell_that_has_fewer_splits_than_others_is_complete_with_them(sweep):
+    """Table 8: VOC 2007 has one split, Caltech-101 ten."""
+    lacking = [["no_spp", "zf5", 1], ["no_spp", "zf5", 2]]
+    sweep.describe(seeds=[0, 1, 2], repeats="split", skipped_repeats=lacking)
+    sweep.run("no_spp", "zf5", 0.36)
+    sweep.run("no_spp", "overfeat7", 0.36)
+    table = read_table(sweep.directory)
+    one, three = table.cells["no_spp", "zf5"], table.cells["no_spp", "overfeat7"]
+    assert (one.status, three.status) == ("complete", "partial")
+    assert (ours_text(table, one, table.metrics[0]), one.measured["test/top1_error"].std) == ("36.00", None)
+    assert ours_text(table, three, table.metrics[0]) == "36.00 (1 of 3 splits)"
+
+
+def test_a_metric_may_be_how_many_times_as_much_one_column_has(sweep):
+    """The speed-up of Table 10: 14.46 s of R-CNN over 0.142 s."""
+    seconds = {"key": "timing/total_seconds", "id": "total", "label": "all (s)", "unit": "seconds"}
+    speedup = {"key": "speedup", "of": "timing/total_seconds", "over": "rcnn", "id": "speedup"}
+    shared = {"lower_is_better": False}
+    sweep.describe(
+        rows={"time": "time"},
+        columns={"spp": "SPP", "rcnn": "R-CNN"},
+        seeds=[0, 1],
+        metrics=[{**seconds, **shared}, {**speedup, "label": "times as fast", "unit": "times", **shared}],
+        paper={"speedup": {"time": {"spp": 102}}},
+    )
+    for seed, (ours, theirs) in enumerate([(0.5, 10.0), (0.25, 10.0)]):
+        sweep.run("time", "spp", {"timing/total_seconds": ours}, seed=seed)
+        sweep.run("time", "rcnn", {"timing/total_seconds": theirs}, seed=seed)
+    table = read_table(sweep.directory)
+    found = table.cells["time", "spp"].measured["speedup"]
+    assert (dict(found.values), found.ours, found.paper) == ({0: 20.0, 1: 40.0}, 30.0, 102.0)
+    assert table.cells["time", "rcnn"].measured["speedup"].ours == 1.0
+
+
+def test_the_deviation_that_a_paper_gives_is_printed_with_its_number(sweep):
+    sweep.describe(others=[{"label": "VQ", "test/top1_error": {"zf5": [74.41, 1.0], "overfeat7": 56.07}}])
+    table = read_table(sweep.directory)
+    texts = [
+        paper_text(table.cells["VQ", column].measured["test/top1_error"], table.metrics[0])
+        for column in ("zf5", "overfeat7")
+    ]
+    assert texts == ["74.41 ± 1.00", "56.07"]
+
+
+def test_the_papers_numbers_of_classes_stand_beside_ours_and_other_methods_below(sweep):
+    known = {
+        "classes": ["cat", "dog"],
+        "cells": {"no_spp": {"zf5": [39.4, 26.4]}, "DPM": {"zf5": [23.0, 12.7]}},
+    }
+    dpm = [{"label": "DPM", "test/top1_error": {"zf5": 33.7}}]
+    sweep.describe(columns={"zf5": "ZF-5"}, per_class="test/ap/", paper_per_class=known, others=dpm)
+    sweep.run("no_spp", "zf5", {"test/top1_error": 0.4, "test/ap/cat": 0.4, "test/ap/cow": 0.1})
+    by_class = per_class_table(read_table(sweep.directory))
+    cat, cow = (
+        by_class.cells["no_spp/zf5", f"test/ap/{name}"].measured["test/ap/"] for name in ("cat", "cow")
+    )
+    assert (cat.ours, cat.paper, cat.difference, cow.paper) == (40.0, 39.4, 0.6, None)
+    assert [row.label for row in by_class.rows] == ["(a) no SPP", "DPM"]
+    assert by_class.cells["DPM/zf5", "test/ap/cat"].measured["test/ap/"].paper == 23.0
 
 
 @pytest.mark.parametrize("value", [None, [], "x", float(10**300), 10**400, {"a": 1}, True])

@@ -26,7 +26,7 @@ def small_net() -> SppNet:
     torch.manual_seed(0)
     layers = [{"conv": 8, "kernel": 3, "stride": 2, "padding": 1}] * 2
     return SppNet(
-        backbone=LayeredBackbone(name="small", layers=layers, width=1.0),
+        backbone=LayeredBackbone(name="small", layers=layers, width=1.0, weights=None),
         input_norm=InputNorm.constant(mean=[128.0] * 3, std=[1.0] * 3),
         levels=[2, 1],
         pooling="bins",

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from sppnet.data.records import ImageBatch
 from sppnet.errors import ConfigError, NonFiniteError
 from sppnet.run.guards import check_finite
-from sppnet.tasks.classification import resize
+from sppnet.tasks.classification import resize, training_error
 from sppnet.tasks.evaluation import accuracies, errors
 from sppnet.tasks.schedules import CosineSchedule, PlateauSchedule, StepSchedule
 
@@ -115,3 +116,18 @@ def test_a_torchvision_trunk_trains_with_its_own_preprocessing(sppnet, tmp_path:
     assert sppnet(*tiny, *overrides) == 0
     config = next((tmp_path / "runs" / "networks").glob("*/config.yaml")).read_text()
     assert "InputNorm.of_trunk" in config
+
+
+def test_training_error_is_of_the_images_as_they_are_trained_on_without_dropout():
+    net = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.9)
+    )  # the brightest colour's number
+    net.train()
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    for image, colour in enumerate([0, 1, 2, 0]):
+        images[image, colour] = 100
+    shift = torch.tensor([[0.0, 0, 0], [0, 0, 0], [200.0, 0, 0], [0, 0, 0]])  # altered, the third is red
+    batch = ImageBatch(images, shift, torch.tensor([0, 1, 2, 1]), 4, 4, torch.arange(4))
+    error = training_error(net, [batch, batch, batch], most=8, device=torch.device("cpu"))
+    assert error == 0.5
+    assert not net.training

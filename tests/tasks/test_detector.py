@@ -4,6 +4,7 @@ AP itself is compared with the devkit's loop in tests/metrics/test_detection_ap.
 """
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,19 +13,20 @@ import torch
 from sppnet.estimators.box_regressor import BoxRegressor
 from sppnet.metrics.detection_ap import Detections
 from sppnet.tasks.detector import (
-    DetectorParts,
+    Detector,
     Machines,
     Picture,
     Regressors,
     Suppression,
-    average_precision,
-    combine,
     detect,
     find_objects,
+    judged,
     move_objects,
     pack,
+    suppress_again,
     unpack,
 )
+from sppnet.windows.source import WindowSource
 
 CLASSES, FEATURES = 3, 5
 IMAGE = (40, 50)  # height and width
@@ -141,7 +143,7 @@ def test_boxes_move_into_the_image_and_are_suppressed_again(rules):
         found, where = find_objects(windows, random_scores(random, number), rules)
         rows = torch.from_numpy(random.random((number, FEATURES)).astype(np.float32))[where]
         boxes = moved_by_hand(regressors, found, rows, IMAGE)
-        moved = move_objects(found, rows, regressors, IMAGE, rules)
+        moved = suppress_again(move_objects(found, rows, regressors, IMAGE), CLASSES, rules)
         scores, labels = found.scores.tolist(), found.labels.tolist()
         expected = slowly(boxes, scores, labels, rules)
         torch.testing.assert_close(
@@ -154,34 +156,108 @@ def test_boxes_move_into_the_image_and_are_suppressed_again(rules):
     assert num_lost > 0 or rules.max_per_image == 3
 
 
+class GivenRows(WindowSource):
+    """Vectors of an image's windows that the test has chosen, by the name of the image and the window."""
+
+    def __init__(self, rows: dict[str, torch.Tensor], windows: dict[str, torch.Tensor]):
+        self.of_image, self.windows = rows, windows
+        self.dim = next(iter(rows.values())).shape[1]
+
+    def compute(self, out, image, windows, scales, watch):
+        known = self.windows[image.name]
+        places = [known.tolist().index(window) for window in windows.tolist()]
+        out.copy_(self.of_image[image.name][places])
+
+
+def random_detector(random, windows, *, is_moved):
+    """One whose scores are in quarters: its SVMs read the vectors off."""
+    scores = {name: random_scores(random, len(some)) for name, some in windows.items()}
+    vectors = {
+        name: torch.from_numpy(random.random((len(some), FEATURES)).astype(np.float32))
+        for name, some in windows.items()
+    }
+    machines = Machines(torch.eye(CLASSES), torch.zeros(CLASSES), torch.tensor(1.0))
+    regressors = random_regressors(random) if is_moved else None
+    sources = (GivenRows(scores, windows), GivenRows(vectors, windows))
+    return Detector(machines, regressors, *sources), scores, vectors
+
+
+def different_windows(random, number):
+    return torch.unique(random_windows(random, number), dim=0)
+
+
+def pictures_of(windows):
+    return [Picture(Path(name), some, IMAGE) for name, some in windows.items()]
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
 @pytest.mark.parametrize("rules", RULES)
-def test_detectors_together_are_the_suppressed_union(rules):
+def test_together_detectors_find_what_the_slow_loop_keeps_of_all_scored_windows(rules, is_moved):
+    """Paper §4.4: suppression "on the union of the two sets of candidate windows (with their scores)"."""
+    if is_moved:  # the last digits of where a box moves decide nothing
+        rules = rules._replace(max_overlap=0.317)
     random = np.random.default_rng(2)
-    for _ in range(40):
-        members = []
-        for _ in range(3):
-            number = int(random.integers(0, 20))
-            windows = random_windows(random, number)
-            members.append(find_objects(windows, random_scores(random, number), rules)[0])
-        boxes, scores, labels = ([x for one in members for x in one[i].tolist()] for i in range(3))
-        expected = slowly(boxes, scores, labels, rules)
-        assert as_lists(combine(members, CLASSES, rules)) == chosen(boxes, scores, labels, expected)
+    windows_of = [
+        {f"{image}": different_windows(random, int(random.integers(0, 20))) for image in range(6)}
+        for _ in range(2)
+    ]
+    made = [random_detector(random, windows, is_moved=is_moved) for windows in windows_of]
+    pictures = [pictures_of(windows) for windows in windows_of]
+    together = detect([one for one, *_ in made], pictures, rules, workers=2)
+    for image, found in enumerate(together):
+        name = f"{image}"
+        boxes, scores, labels, owners = [], [], [], []
+        for label in range(CLASSES):  # as the rows of `find_objects` come: class by class, member by member
+            for owner, (windows, (_, its, _)) in enumerate(zip(windows_of, made, strict=True)):
+                boxes += windows[name].tolist()
+                scores += its[name][:, label].tolist()
+                labels += [label] * len(windows[name])
+                owners += [(owner, row) for row in range(len(windows[name]))]
+        kept = slowly(boxes, scores, labels, rules)
+        expected = chosen(boxes, scores, labels, kept)
+        if is_moved:
+            moved = []
+            for row in kept:
+                owner, window = owners[row]
+                detector, _, vectors = made[owner]
+                one = Detections(torch.tensor([boxes[row]]), torch.zeros(1), torch.tensor([labels[row]]))
+                moved += moved_by_hand(detector.regressors, one, vectors[name][window : window + 1], IMAGE)
+            scores, labels = expected[1:]
+            expected = chosen(
+                moved, scores, labels, slowly(moved, scores, labels, rules._replace(score_above=-9))
+            )
+        torch.testing.assert_close(
+            found.boxes_xyxy, torch.tensor(expected[0]).reshape(-1, 4), rtol=0, atol=1e-4
+        )
+        assert as_lists(found)[1:] == expected[1:]
+
+
+def test_a_window_that_its_own_detector_suppressed_is_found_once_its_rival_is_suppressed():
+    left, middle, right = [0.0, 0, 9, 9], [5.0, 0, 14, 9], [10.0, 0, 19, 9]  # neighbours overlap by a third
+    machines = Machines(torch.eye(1), torch.zeros(1), torch.tensor(1.0))
+    pictures, detectors = [], []
+    for windows, scores in (([left, middle], [1.0, 2.0]), ([right], [3.0])):
+        boxes = {"0": torch.tensor(windows)}
+        source = GivenRows({"0": torch.tensor(scores)[:, None]}, boxes)
+        detectors.append(Detector(machines, None, source, source))
+        pictures.append(pictures_of(boxes))
+    (alone,) = detect(detectors[:1], pictures[:1], USUAL, workers=1)
+    assert as_lists(alone) == [[middle], [2.0], [0]]
+    (together,) = detect(detectors, pictures, USUAL, workers=1)
+    assert as_lists(together) == [[right, left], [3.0, 1.0], [0, 0]]
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
 @pytest.mark.parametrize("rules", RULES)
 def test_a_detector_combined_with_itself_finds_what_it_found(rules, is_moved):
     random = np.random.default_rng(3)
-    for _ in range(40):
-        number = int(random.integers(0, 30))
-        windows = random_windows(random, number)
-        found, where = find_objects(windows, random_scores(random, number), rules)
-        if is_moved:
-            rows = torch.from_numpy(random.random((number, FEATURES)).astype(np.float32))[where]
-            found = move_objects(found, rows, random_regressors(random), IMAGE, rules)
-        for times in (1, 2, 3):
-            together = combine([found] * times, CLASSES, rules)
-            assert all(torch.equal(a, b) for a, b in zip(together, found, strict=True))
+    windows = {f"{image}": different_windows(random, int(random.integers(0, 30))) for image in range(6)}
+    detector, _, _ = random_detector(random, windows, is_moved=is_moved)
+    alone = list(detect([detector], [pictures_of(windows)], rules, workers=1))
+    for times in (2, 3):
+        together = detect([detector] * times, [pictures_of(windows)] * times, rules, workers=1)
+        for ours, theirs in zip(together, alone, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_regressors_come_back_from_their_tensors():
@@ -235,16 +311,17 @@ def test_every_image_is_scored_suppressed_and_moved_by_its_own_vectors(scenes, m
     shifts = torch.randn(len(rows), 4, generator=generator).sort(dim=1).values
     regressor = BoxRegressor(ridge=1.0).fit(rows, scenes[0].proposals, scenes[0].proposals + shifts)
     regressors = Regressors((regressor,) * CLASSES, torch.tensor(1.0))
-    parts = DetectorParts(machines, regressors if is_moved else None, USUAL)
+    detector = Detector(machines, regressors if is_moved else None, source, pooled)
     order = [5, 0, 2, 4, 3]
     pictures = given_and_chosen([scenes[number] for number in order])
-    answers = list(detect(parts, source, pooled, iter(pictures), workers=2))
+    answers = list(detect([detector], [iter(pictures)], USUAL, workers=2))
     for number, picture, found in zip(order, pictures, answers, strict=True):
         rows = source.rows(picture.image, picture.windows)
         expected, where = find_objects(picture.windows, machines.scores(rows), USUAL)
         if is_moved:
             vectors = pooled.rows(picture.image, picture.windows)[where]
-            expected = move_objects(expected, vectors, regressors, picture.size, USUAL)
+            moved = move_objects(expected, vectors, regressors, picture.size)
+            expected = suppress_again(moved, CLASSES, USUAL)
         assert as_lists(found) == as_lists(expected)
         assert (len(found.scores) == 0) == (number == 4)  # which has no proposals
 
@@ -254,8 +331,8 @@ def test_who_finds_every_object_and_nothing_else_has_an_ap_of_1(scenes):
         Detections(scene.truth.boxes_xyxy, torch.ones(len(scene.truth.labels)), scene.truth.labels)
         for scene in scenes
     ]
-    assert average_precision(scenes, perfect, num_classes=4).nan_to_num(-1).tolist() == [1, 1, 1, -1]
+    assert judged(scenes, perfect, num_classes=4).compute().nan_to_num(-1).tolist() == [1, 1, 1, -1]
     nothing = [
         one._replace(scores=one.scores[:0], boxes_xyxy=one[0][:0], labels=one[2][:0]) for one in perfect
     ]
-    assert average_precision(scenes, nothing, num_classes=3).tolist() == [0, 0, 0]
+    assert judged(scenes, nothing, num_classes=3).compute().tolist() == [0, 0, 0]

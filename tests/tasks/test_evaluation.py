@@ -85,6 +85,7 @@ def test_tables_3_and_4_look_at_table_2s_networks_and_train_none(sppnet, tmp_pat
     assert sppnet("experiment=table4", "jobs=1", *tiny) == 0
     assert networks(tmp_path) == before
     assert {name: metrics["test/num_views"] for name, metrics in cells(tmp_path, "table4").items()} == {
+        "full-result": 1,
         "ten_crop-result": 10,
         "ten_map-result": 10,
         "windows_only-result": 2 * 18 + 6,

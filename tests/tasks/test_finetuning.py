@@ -35,7 +35,7 @@ TASK = {
     "fc8_rate": 1.0,
     "fc6_rate": 1.0,
     "num_steps": 12,
-    "trains": "fc",
+    "trains": "head",
 }
 
 
@@ -44,7 +44,7 @@ def net_of(dropout: float) -> SppNet:
     torch.manual_seed(0)
     layers = [{"conv": 8, "kernel": 3, "stride": 2, "padding": 1}] * 2
     return SppNet(
-        backbone=LayeredBackbone(name="small", layers=layers, width=1.0),
+        backbone=LayeredBackbone(name="small", layers=layers, width=1.0, weights=None),
         input_norm=InputNorm.constant(mean=[128.0] * 3, std=[64.0] * 3),
         levels=[2, 1],
         pooling="bins",
@@ -152,7 +152,7 @@ def weights(task: LightningModule) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in task.net.state_dict().items()}
 
 
-@pytest.mark.parametrize(("trains", "dim"), [("fc", 40), ("all", 3 * 16 * 16)])
+@pytest.mark.parametrize(("trains", "dim"), [("head", 40), ("all", 3 * 16 * 16)])
 @pytest.mark.parametrize("steps", [5, 7])  # at a chunk's end and within one
 def test_a_killed_run_ends_with_the_same_weights(
     tmp_path: Path, make_task, trains: str, dim: int, steps: int
@@ -173,7 +173,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
 
 
-@pytest.mark.parametrize(("trains", "dim"), [("fc", 40), ("all", 3 * 16 * 16)])
+@pytest.mark.parametrize(("trains", "dim"), [("head", 40), ("all", 3 * 16 * 16)])
 def test_the_convolutions_are_fixed_and_r_cnn_trains_them_too(
     tmp_path: Path, make_task, trains: str, dim: int
 ):
@@ -211,7 +211,7 @@ class Modes(Callback):
 
 
 def test_dropout_is_on_and_a_fixed_trunk_keeps_still(tmp_path: Path, make_task):
-    for trains, dim in (("fc", 40), ("all", 3 * 16 * 16)):
+    for trains, dim in (("head", 40), ("all", 3 * 16 * 16)):
         task, data, modes = make_task(trains=trains), data_of(dim), Modes()
         data.sources = (Freezing(dim, task.net), Freezing(dim, task.net))
         trainer_of(tmp_path, modes).fit(task, datamodule=data)

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.nn import functional
 
 from sppnet.data.images import resize_short_side
+from sppnet.errors import ConfigError
 from sppnet.windows.conv_maps import ConvMaps
 from sppnet.windows.spp import SppWindows
 
@@ -180,3 +181,22 @@ def test_rows_can_be_written_to_and_go_into_a_layer_that_learns(make_source, lay
 def test_an_inverted_window_is_refused(make_source):
     with pytest.raises(ValueError, match="window 1 is"):
         make_source().rows(0, torch.tensor([[0.0, 0, 5, 5], [5, 0, 4, 5]]))
+
+
+@pytest.mark.parametrize("layer", ["pool", "fc6"])
+def test_scales_may_be_pooled_channel_by_channel(make_source, make_net, paths, layer):
+    """The other strategy of §4.1: the largest response of all scales, in each channel and bin."""
+    net = make_net()
+    windows = windows_in(*Image.open(paths[0]).size)
+    found = make_source(net, layer=layer, scale_target="all").rows(0, windows)
+    each = [by_definition(net, paths[0], windows, scales=[scale] * len(windows))[0] for scale in SCALES]
+    pooled = torch.stack(each).amax(dim=0)
+    with torch.no_grad():
+        expected = pooled if layer == "pool" else net.fc6(pooled).relu()
+    torch.testing.assert_close(found, expected)
+
+
+def test_windows_pooled_at_all_scales_are_in_no_one_place(make_source, paths):
+    source = make_source(scale_target="all")
+    with pytest.raises(ConfigError, match="mining.duplicate_cells=false"):
+        source.places(0, windows_in(*Image.open(paths[0]).size))
