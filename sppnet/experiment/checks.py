@@ -39,8 +39,9 @@ def check(conf: Conf) -> None:
         _check_transfer(conf)
     elif not conf.trained:
         raise ConfigError(
-            "trained=false: a network that was never trained cannot be tested as a classifier; "
-            "its features can (experiment=table7)"
+            f"trained=false: {conf.backbone['name']} is not trained here (backbones with weights set that), "
+            f"so it cannot be tested as a classifier; its features can: transfer=svm target=folder "
+            f"paths.data=DIR, or detection=pool target=voc2007 paths.data=DIR"
         )
 
 

@@ -119,6 +119,7 @@ def evaluate(take: Take) -> Outcome:
         **trained.metrics,
         **{key: float(value) for key, value in tested.items()},
         "test/num_images": len(data.splits.test.paths),
+        "test/num_classes": len(data.classes),
         "test/num_views": task.view.num_views,
         "test/seconds": round(seconds, 3),
     }
@@ -142,6 +143,7 @@ def average(take: Take) -> Outcome:
         **how_members_learned(take.below("members")),
         **{f"test/{key}": value for key, value in error_rates(averaged).items()},
         "test/num_images": len(averaged.labels),
+        "test/num_classes": averaged.scores.shape[1],
         "ensemble/num_members": len(members),
     }
     return Outcome(metrics, tuple(files))

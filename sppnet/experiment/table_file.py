@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,7 +124,7 @@ def _reduced(runs: Sequence[PlannedRun]) -> list[str]:
             "seconds": conf.detection is not None and conf.detection.layer == "time",
         }
         said |= {text: None for name, text in conf.reduced.items() if is_true.get(name, True)}
-    return list(said)
+    return [re.sub(r"\b1 epochs\b", "1 epoch", text) for text in said]
 
 
 def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 MISTAKES = [
     (["lrr=0.1"], "lrr"),
+    (["trained=false"], "transfer=svm target=folder"),
     (["training.learning_rat=0.1"], "did you mean training.learning_rate"),
     (["trainin.epochs=3"], "did you mean training"),
     (["epochs=3"], "did you mean training.epochs"),

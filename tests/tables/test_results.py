@@ -380,3 +380,13 @@ def test_a_number_of_the_papers_that_was_changed_is_damage(sweep):
     file.write_text(file.read_text().replace("35.99", "25.99"))
     with pytest.raises(ArtifactError, match=r"table-ab12cd34\.json: .*vouches for"):
         read_table(sweep.directory)
+
+
+@pytest.mark.parametrize(("num_classes", "shown"), [(5, ["top1"]), (6, ["top1", "top5"])])
+def test_five_best_of_five_classes_are_no_result(sweep, num_classes, shown):
+    top1 = {"key": "test/top1_error", "id": "top1", "label": "", "unit": "percent", "lower_is_better": True}
+    sweep.describe(metrics=[top1, {**top1, "key": "test/top5_error", "id": "top5"}])
+    sweep.run(
+        "no_spp", "zf5", {"test/top1_error": 0.4, "test/top5_error": 0.0, "test/num_classes": num_classes}
+    )
+    assert [metric.id for metric in read_table(sweep.directory).metrics] == shown
