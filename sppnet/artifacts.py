@@ -287,6 +287,10 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
             f"{path}: the disk is full or the file too large ({free / 1e9:.2f} GB free); "
             f"free some space and run the same command again, it goes on where it stopped"
         )
+    if error.errno == errno.EISDIR:
+        return ResourceError(
+            f"{error.filename2 or path}: a folder where a file belongs; move it away and run again"
+        )
     return ResourceError(
         f"{path}: cannot write ({error.strerror or error}); choose another paths.runs or paths.cache"
     )

@@ -69,9 +69,10 @@ def damage_behind(marker: Path) -> str | None:
         if PROVENANCE in files:
             key = read_json(marker.with_name(PROVENANCE)).get("key")
             return _damage_of(marker.with_name("config.yaml")) or foreign(marker.parent, key)
-    except FileNotFoundError as error:
-        return f"{error.filename}: gone, but its COMPLETE marker vouches for it"
-    except (ArtifactError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except OSError as error:
+        found = "gone" if isinstance(error, FileNotFoundError) else error.strerror
+        return f"{error.filename}: {found}, but its COMPLETE marker vouches for it"
+    except (ArtifactError, LookupError, TypeError, ValueError, AttributeError) as error:
         return f"{marker}: not readable ({type(error).__name__}: {' '.join(str(error).split())})"
     return None
 

@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+from sppnet.artifacts import regular
+
 Cell = Shaped[np.ndarray, "rows columns"] | str
 
 _HEADER_BYTES: Final = 128
@@ -56,7 +58,7 @@ def read_cells(path: Path, names: Sequence[str]) -> dict[str, list[Cell]]:
         OSError: The file cannot be read.
         ValueError: It is damaged, or a variable is or holds something else.
     """
-    data = path.read_bytes()
+    data = regular(path).read_bytes()
     order = _ORDERS.get(data[_HEADER_BYTES - 2 : _HEADER_BYTES])
     if order is None:
         raise ValueError("no byte order in its header")

@@ -1,11 +1,12 @@
 """Everything that is not a verb is a Hydra command line: compose it, and explain what is wrong with it."""
 
+import contextlib
 import os
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,17 +74,29 @@ def run_experiment(arguments: Sequence[str]) -> None:
     register()
     remember_command(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
-    sys.argv = ["sppnet", *options, *(quoted(override) for override in line.overrides)]
+    with _explained(), warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*provider=hydra.searchpath")  # a folder that is not there
+        sys.argv = ["sppnet", *options, *(quoted(override) for override in line.overrides)]
+        _application()
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Say what Hydra, OmegaConf and YAML find wrong as a ConfigError."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", ".*provider=hydra.searchpath")  # a folder that is not there
-            _application()
+        yield
     except UserWarning as error:
         raise ConfigError(f"hydra.searchpath: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+        raise ConfigError(
+            f"a number of more than {sys.get_int_max_str_digits()} digits stands in it; give a shorter one"
+        ) from error
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -93,11 +106,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         ConfigError: An unknown key or option, a wrong type, or a value that is missing.
     """
     register()
-    try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = hydra.compose("config", overrides=[quoted(one, is_swept=False) for one in overrides])
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
+    with _explained(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose("config", overrides=[quoted(one, is_swept=False) for one in overrides])
     allow(OmegaConf.to_container(config))
     return config
 

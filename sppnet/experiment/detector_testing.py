@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sppnet.artifacts import reading, write_atomic
+from sppnet.artifacts import read_json, reading, write_atomic
 from sppnet.errors import ArtifactError, DataError
 from sppnet.experiment.detection_inputs import annotated, frozen_network, proposed, windows_of
 from sppnet.experiment.detector_training import MACHINES, REGRESSORS
@@ -103,17 +103,33 @@ def read_detector(
         machines: The run of its SVMs.
         regressors: Of its box regressors, if it has any.
         upright: As for `windows_of`.
+
+    Raises:
+        ArtifactError: They are not of these classes and lengths of vectors.
     """
-    from sppnet.models.weights import read_tensors
+    import torch
+
+    from sppnet.models.weights import read_tensors_like
     from sppnet.tasks.detector import Detector, Machines, Regressors
 
     assert conf.detection is not None
     source = windows_of(conf, net, conf.detection.layer, upright=upright)
+    pooled = windows_of(conf, net, "pool", upright=upright, beside=source)
+    k = len(read_json(machines / "classes.json"))
+    svms = {
+        "coef": torch.empty(k, source.dim), "intercept": torch.empty(k), "feature_scale": torch.empty(())
+    }  # fmt: skip
+    boxes = {
+        "weights": torch.empty(k, pooled.dim, 4, dtype=torch.float64),
+        "bias": torch.empty(k, 4, dtype=torch.float64),
+        "num_windows": torch.empty(k, dtype=torch.int64),
+        "feature_scale": torch.empty(()),
+    }
     return Detector(
-        Machines(**read_tensors(machines / MACHINES)),
-        Regressors.from_state(read_tensors(regressors[0] / REGRESSORS)) if regressors else None,
+        Machines(**read_tensors_like(machines / MACHINES, svms)),
+        Regressors.from_state(read_tensors_like(regressors[0] / REGRESSORS, boxes)) if regressors else None,
         source,
-        windows_of(conf, net, "pool", upright=upright, beside=source),
+        pooled,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import hydra._internal.hydra
+import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath
@@ -18,17 +19,20 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers.oc import env
 
 from sppnet.errors import ConfigError
 from sppnet.experiment.command_line import at_home
 from sppnet.experiment.making import require_allowed
 from sppnet.experiment.schema import Conf, for_hydra
+from sppnet.run.directory import refuse_bombs
 
 # Parts of keys: of paths, which stages look at on the machine where they run, and of a dashboard's on or off.
 _FROM_ENVIRONMENT: Final = frozenset(
     {"paths", "root", "path", "file", "files", "folder", "weights", "mode", "hydra"}
 )
+_MOST_BYTES: Final = 1_000_000  # of a YAML file; ours have some thousand
 _PLUGINS: Final = ("hydra_plugins.", "hydra._internal.core_plugins.")
 
 
@@ -58,19 +62,36 @@ def user_folders() -> list[Path]:
 
 
 class Files(FileConfigSource):
-    """Hydra's, but a file is parsed once until it changes: every cell of a table is composed of some 30."""
+    """Hydra's, but what blows up is refused, and a file is parsed once until it changes.
+
+    Every cell of a table is composed of some 30 files.
+    """
 
     _parsed: ClassVar[dict[tuple[object, ...], ConfigResult]] = {}
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Called by Hydra."""
+        """Called by Hydra.
+
+        Raises:
+            ConfigError: The file is no YAML, or more of it than a configuration has.
+        """
         file = Path(self.path, self._normalize_file_name(config_path))
         if not file.is_file():
             return super().load_config(config_path)  # which says so
         state = file.stat()
         key = (self.provider, file, state.st_mtime_ns, state.st_size)
         if key not in self._parsed:
-            self._parsed[key] = super().load_config(config_path)
+            try:
+                if state.st_size > _MOST_BYTES:
+                    raise ValueError(f"{state.st_size} bytes, more than {_MOST_BYTES}")
+                with file.open("rb") as stream:
+                    refuse_bombs(stream)
+                self._parsed[key] = super().load_config(config_path)
+            except OmegaConfBaseException:  # a value of no type that there is
+                raise
+            except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+                found = " ".join(str(error).split())
+                raise ConfigError(f"{file}: not readable as YAML ({found}); mend the file") from error
         return copy.deepcopy(self._parsed[key])
 
 

@@ -13,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sppnet.errors import ConfigError
-from sppnet.experiment.command_line import plain_value
+from sppnet.experiment.command_line import did_you_mean, plain_value
 from sppnet.experiment.installation import conf_dir
 
 ONLY_COLUMN = "result"
@@ -101,6 +101,11 @@ def lay_out(table: Mapping[str, Any], arguments: Sequence[str], loader: ConfigLo
             raise ConfigError(
                 f"table.{part}={table[part]}: not an axis of this sweep ({', '.join(axes) or 'none'})"
             )
+    for axis in (axis for rule in table["skip"] for axis in rule if axis not in axes):
+        raise ConfigError(
+            f"table.skip: {axis} is not an axis of this sweep{did_you_mean(axis, [*axes])}; there are "
+            f"{', '.join(axes) or 'none'}"
+        )
     free: list[str] = [name for name in axes if name != table["repeats"]]
     columns: str | None = table["columns"] or (free[-1] if len(free) > 1 else None)
     rows = [name for name in free if name != columns]

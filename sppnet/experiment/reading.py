@@ -77,7 +77,8 @@ def narrowed(plain: Mapping[str, Any], reads: Iterable[str]) -> dict[str, Any]:
         reads: Keys, "mining" or "mining.mean_norm"; with a minus those that a part is given without.
     """
     kept: dict[str, Any] = {}
-    reads = list(reads)
+    # Whole parts before what is in them: the order of a set is another in every process.
+    reads = sorted(reads, key=lambda name: name.count("."))
     left_out = {name[1:] for name in reads if name.startswith("-")}
     for name in [*(name for name in reads if not name.startswith("-")), *_easing(Conf, "")]:
         *parents, leaf = name.split(".")

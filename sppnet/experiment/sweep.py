@@ -7,6 +7,7 @@ is complete is skipped, failures are told at once and the others go on, and it e
 code.
 """
 
+import contextlib
 import json
 import logging
 import sys
@@ -18,7 +19,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from sppnet.artifacts import content_key, read_json
-from sppnet.errors import ConfigError, PartialSweepError
+from sppnet.errors import ConfigError, PartialSweepError, ResourceError
 from sppnet.experiment import layout
 from sppnet.experiment.checks import check_images
 from sppnet.experiment.compose import allowed, plain_of
@@ -86,7 +87,8 @@ def sweep(
     if conf.plan:
         print("\n".join(plan_lines(cells, pending, is_full=conf.plan == "names")))
         return
-    contents.keep()
+    with contextlib.suppress(ResourceError):  # costs the next command some time only
+        contents.keep()
     num_done = len(cells) - sum(cell in pending for cell in cells)
     table_dir = Path(conf.paths.runs) / conf.table.name
     table = table_file(conf, laid, group, cells)
@@ -225,8 +227,8 @@ def _line(ended: Ended, told: set[str], *, is_told_last: bool) -> str:
 
 def _end(cells: Sequence[PlannedRun], errors: dict[Path, RunError]) -> None:
     failed = [errors[cell.directory.path] for cell in cells if cell.directory.path in errors]
-    if failed and len(cells) == 1:
-        raise failed[0]
+    if errors and (len(cells) == 1 or not failed):  # or what complete cells stand on is damaged, and stays so
+        raise (failed or [*errors.values()])[0]
     if failed:
         raise PartialSweepError(
             f"{len(failed)} of {len(cells)} cells failed (tracebacks in their run.log); "

@@ -1,6 +1,7 @@
 """What a sweep writes down of its table for `sppnet report`: its layout, and which run is which cell."""
 
 import contextlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -130,19 +131,25 @@ def write_table_file(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
     """Write the table's description; of an earlier one keep the rows, columns and cells it had more.
 
     One that is damaged or of another version is written anew. The command is that of the last sweep that ran
-    anything.
+    anything. Of a complete table that says it all nothing is written: its folder may be read-only.
     """
+    if is_done and _merged(old := _read(file), new, is_done=True) == old:
+        return
     lock = lock_file(file.parent / ".lock", wait=True)
     assert lock is not None, "it was waited for"
     with lock:
         remove_temporaries(file.parent)
-        _write_merged(file, new, is_done=is_done)
+        write_sealed_json(file, _merged(_read(file), new, is_done=is_done))
 
 
-def _write_merged(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
-    old: Any = None
+def _read(file: Path) -> Any:
     with contextlib.suppress(ArtifactError):
-        old = read_json(file)
+        return read_json(file)
+    return None
+
+
+def _merged(old: Any, new: dict[str, Any], *, is_done: bool) -> dict[str, Any]:
+    new = json.loads(json.dumps(new))  # a copy, as it is read again
     if isinstance(old, dict) and old.get("format") == FORMAT:
         for part in ("rows", "columns", "seeds", "built_on", "reduced"):
             new[part] = old[part] + [value for value in new[part] if value not in old[part]]
@@ -155,7 +162,7 @@ def _write_merged(file: Path, new: dict[str, Any], *, is_done: bool) -> None:
     if plans and plans[-1]["hash"] == new["plans"][0]["hash"]:
         new["plans"] = []
     new["plans"] = plans + new["plans"]
-    write_sealed_json(file, new)
+    return new
 
 
 def _place(cell: dict[str, Any]) -> tuple[str, str, int]:

@@ -102,12 +102,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def require_same_keys(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def read_tensors_like(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file that must be as others are, but for their values.
+
+    These may be infinite: an SVM without positives has an intercept of -inf.
+
+    Raises:
+        ArtifactError: The file is missing or damaged, or what `require_same_keys` raises.
+    """
+    found = read_tensors(path)
+    require_same_keys(path, found, wanted, is_finite=False)
+    return {key: value.to(wanted[key].dtype) for key, value in found.items()}
+
+
+def require_same_keys(
+    path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, is_finite: bool = True
+) -> None:
     """Compare a file's tensors with a net's, by name, shape and kind of number.
 
     Raises:
         ArtifactError: They differ; the message lists what is missing, unexpected and of another shape. Or
-            numbers are complex or whole where the net's are real, or NaN or infinite.
+            numbers are complex or whole where the net's are real, or NaN or, where `is_finite`, infinite.
     """
     missing = sorted(wanted.keys() - found.keys())
     unexpected = sorted(found.keys() - wanted.keys())
@@ -117,7 +132,7 @@ def require_same_keys(path: Path, found: Mapping[str, Tensor], wanted: Mapping[s
         if found[key].shape != wanted[key].shape
     ]
     if not (missing or unexpected or mismatched):
-        _require_numbers(path, found, wanted)
+        _require_numbers(path, found, wanted, is_finite=is_finite)
         return
     columns = [("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)]
     cells = [[f"{title} ({len(names)})", *_shortened(names)] for title, names in columns]
@@ -138,14 +153,18 @@ def require_same_keys(path: Path, found: Mapping[str, Tensor], wanted: Mapping[s
     raise ArtifactError(f"{path}: {advice}\n  {table}")
 
 
-def _require_numbers(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def _require_numbers(
+    path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, is_finite: bool
+) -> None:
     for key, value in found.items():
         if value.is_floating_point() != wanted[key].is_floating_point() or value.is_complex():
             raise ArtifactError(
                 f"{path}: {key} holds {value.dtype} where the net has {wanted[key].dtype}; save weights as "
                 f"real numbers (quantised ones are not read)"
             )
-        if value.is_floating_point() and not value.float().isfinite().all():
+        numbers = value.double()
+        is_sound = numbers.isfinite() if is_finite else ~numbers.isnan()
+        if not is_sound.all():
             raise ArtifactError(f"{path}: {key} holds NaN or infinite numbers; save sound weights again")
 
 

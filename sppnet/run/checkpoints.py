@@ -36,7 +36,8 @@ def newest_checkpoint(directory: Path) -> Path | None:
         log.warning("%s: damaged (content does not match its name); trying the one before", path)
     if found:
         raise ArtifactError(
-            f"{directory}: all {len(found)} checkpoints are damaged; remove the directory to train anew"
+            f"{directory}: all {len(found)} checkpoints are damaged "
+            f"({', '.join(path.name for path in found)}); remove them to train anew"
         )
     return None
 

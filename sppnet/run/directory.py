@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
 import yaml
 
@@ -37,6 +37,7 @@ _CONFIG: Final = "config.yaml"
 _MARKER: Final = "COMPLETE"
 _MAX_SLUG: Final = 80
 _MOST_DEPTH: Final = 50
+_MOST_VALUES: Final = 20_000
 _PLACE: Final = re.compile(r"[^./\0][^/\0]*/[^./\0][^/\0]*")  # folder/name
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is tens of times as fast
 _WAIT_SECONDS: Final = 1.0
@@ -62,13 +63,33 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # no stubs
         return True
 
 
-def _refuse_bombs(body: str) -> None:
-    """Refuse what we never write: anchors, with which a few lines blow up, and what exhausts the C parser."""
-    depth = 0
-    for event in yaml.parse(body, Loader=_Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > _MOST_DEPTH:
-            raise ValueError(f"it has anchors, or more than {_MOST_DEPTH} levels")
+def refuse_bombs(yaml_text: str | BinaryIO) -> None:
+    """Refuse YAML of which a few lines blow up: anchors in anchors, or in themselves, and deep nesting.
+
+    Raises:
+        ValueError: It has more than 50 levels, or more than 20 000 values once anchors are written out.
+        YAMLError: It is no YAML.
+    """
+    values = 0
+    anchored: dict[str, int] = {}  # anchor -> values behind it
+    open_parts: list[tuple[str | None, int]] = []
+    for event in yaml.parse(yaml_text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_parts.pop()
+            if anchor:
+                anchored[anchor] = values - before
+        elif isinstance(event, yaml.AliasEvent):
+            values += anchored.get(event.anchor, _MOST_VALUES)  # one that is open holds itself
+        elif isinstance(event, yaml.NodeEvent):
+            values += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_parts.append((event.anchor, values))
+            elif event.anchor:
+                anchored[event.anchor] = 1
+        if len(open_parts) > _MOST_DEPTH or values > _MOST_VALUES:
+            raise ValueError(
+                f"more than {_MOST_DEPTH} levels, or more than {_MOST_VALUES} values with anchors written out"
+            )
 
 
 class RunDirectory:
@@ -87,7 +108,7 @@ class RunDirectory:
     def damage(self) -> str | None:
         """What is not as its marker vouches for, in words; None of a run without a marker, too."""
         marker = self.path / _MARKER
-        if not marker.is_file():
+        if not os.path.lexists(marker):
             return None
         if damage := damage_behind(marker):
             return damage
@@ -127,7 +148,7 @@ class RunDirectory:
         file = self.path / _CONFIG
         try:
             body = sealed_body(file)
-            _refuse_bombs(body)
+            refuse_bombs(body)
             config = _Loader(body).get_single_data()
         except FileNotFoundError as error:
             raise ArtifactError(f"{self.path}: no {_CONFIG} in it; give the directory of a run") from error
@@ -226,10 +247,10 @@ class RunDirectory:
         write_json(self.path / "status.json", status)
 
     def _seconds_spent(self) -> float:
-        """Seconds that earlier, interrupted takes of this run have used."""
+        """Seconds that earlier takes of this run have used, however they ended."""
         try:
             status = read_json(self.path / "status.json")
-            spent = float(status["seconds"]) if status["state"] == "interrupted" else 0.0
+            spent = float(status["seconds"]) if status["state"] != "complete" else 0.0
             return spent if 0 <= spent < float("inf") else 0.0
         except (ArtifactError, KeyError, TypeError, ValueError):
             return 0.0

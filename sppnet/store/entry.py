@@ -142,15 +142,16 @@ class Entry:
 
     def find_claimed(self, images: Images) -> Path | None:
         """Find a claimed shard that was written meanwhile; else remove what is damaged or half written."""
-        files = [file for file in self.path.glob(f"{images.stem}-*{self.suffix}") if _is_shard(file)]
-        if file := self._whole(images, files):
+        files = list(filter(_has_a_shards_name, self.path.glob(f"{images.stem}-*{self.suffix}")))
+        if file := self._whole(images, filter(_is_shard, files)):
             self.counts.reused += 1
             self._note(images, file)
             return file
         remove_temporaries(self.path, of=f"{images.stem}{self.suffix}")
         for file in files:
             log.warning("%s: damaged; it is computed again", file)
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(IsADirectoryError):  # what is in it is not ours; writing says so
+                file.unlink(missing_ok=True)
             self.counts.damaged += 1
         return None
 
@@ -248,9 +249,18 @@ def share_work(jobs: Sequence[Job], attempt: Callable[[Job], Result | None]) -> 
 
 def shard_files(entry: Path) -> list[Path]:
     """List the shards in a source's directory, damaged ones included; never a symbolic link."""
+    return _shards(entry, _is_shard)
+
+
+def stray_shards(entry: Path) -> list[Path]:
+    """List what lies under a shard's name and is none: a folder, a symbolic link, a pipe."""
+    return _shards(entry, lambda file: _has_a_shards_name(file) and not _is_shard(file))
+
+
+def _shards(entry: Path, is_wanted: "Callable[[os.DirEntry[str]], bool]") -> list[Path]:
     try:
         with os.scandir(entry) as files:  # tells what a file is without asking for each
-            return sorted(Path(file) for file in files if _is_shard(file))
+            return sorted(Path(file) for file in files if is_wanted(file))
     except FileNotFoundError:
         return []
 
@@ -266,5 +276,9 @@ def cache_lock(root: Path, name: str, *, shared: bool = False, wait: bool = Fals
     return lock_file(path, shared=shared, wait=wait)
 
 
+def _has_a_shards_name(file: Path | os.DirEntry[str]) -> bool:
+    return _SHARD_NAME.fullmatch(file.name) is not None
+
+
 def _is_shard(file: Path | os.DirEntry[str]) -> bool:
-    return _SHARD_NAME.fullmatch(file.name) is not None and file.is_file() and not file.is_symlink()
+    return _has_a_shards_name(file) and file.is_file() and not file.is_symlink()

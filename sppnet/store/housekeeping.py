@@ -10,7 +10,7 @@ from sppnet.artifacts import read_json, remove_temporaries
 from sppnet.damage import digest_matches
 from sppnet.errors import ArtifactError
 from sppnet.progress_bar import show_progress
-from sppnet.store.entry import BYTES_PER_NUMBER, MANIFEST, ROWS, cache_lock, shard_files
+from sppnet.store.entry import BYTES_PER_NUMBER, MANIFEST, ROWS, cache_lock, shard_files, stray_shards
 from sppnet.store.feature_cache import entries
 
 
@@ -57,13 +57,15 @@ def verify(root: Path) -> tuple[int, list[Path]]:
     Raises:
         DataError: There is no such directory.
     """
-    shards = [shard for entry in entries(root) for shard in shard_files(entry)]
-    damaged = []
+    found = entries(root)
+    shards = [shard for entry in found for shard in shard_files(entry)]
+    damaged = [stray for entry in found for stray in stray_shards(entry)]
+    num_shards = len(shards) + len(damaged)
     for shard in show_progress(shards, label="reading shards", total=len(shards)):
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
             if not digest_matches(shard):
                 damaged.append(shard)
-    return len(shards), damaged
+    return num_shards, sorted(damaged)
 
 
 def gc(root: Path, *, unused_days: float | None, max_bytes: int | None) -> Freed:

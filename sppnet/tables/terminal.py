@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from sppnet.errors import ResourceError
 from sppnet.tables.curves import draw_curves
 from sppnet.tables.per_class import per_class_table
 from sppnet.tables.table import CellStatus, Metric, Setting, Table
@@ -32,21 +33,20 @@ def print_table(table: Table, directory: Path) -> None:
 
     Args:
         table: To be shown.
-        directory: Where it was read; its curves are drawn there, beside the table file.
-
-    Raises:
-        ResourceError: The picture cannot be written.
+        directory: Where it was read; its curves are drawn there, beside the table file, if it can be written.
     """
-    home = directory.parent if directory.is_file() else directory
-    picture = draw_curves(table, home / f"table-{table.group}.png")
     is_terminal = sys.stdout.isatty()
     if isinstance(sys.stdout, TextIOWrapper):
         # A terminal that knows no "±" shows "?"; the table does not crash on it.
         sys.stdout.reconfigure(errors="replace")
     width = shutil.get_terminal_size((80, 24)).columns
     print(to_terminal(table, width=width, is_coloured=is_terminal and "NO_COLOR" not in os.environ), end="")
-    if picture is not None:
-        print(f"picture: {picture}")
+    home = directory.parent if directory.is_file() else directory
+    try:
+        if (picture := draw_curves(table, home / f"table-{table.group}.png")) is not None:
+            print(f"picture: {picture}")
+    except ResourceError as error:
+        print(f"no picture: {error}", file=sys.stderr)
 
 
 def to_terminal(table: Table, *, width: int, is_coloured: bool) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sppnet.data.window_labels import DetectionImage
+from sppnet.errors import NonFiniteError
 from sppnet.estimators.box_regressor import BoxRegressor, BoxRegressorState
 from sppnet.metrics.detection_ap import Detections, VocDetectionAP
 from sppnet.ops.boxes import clip_boxes
@@ -103,8 +104,16 @@ def move_objects(
         rows: Pooled vectors of its boxes.
         regressors: Of the classes.
         image_size: Height and width, pixels.
+
+    Raises:
+        NonFiniteError: A box is moved to nowhere.
     """
     moved = regressors.moved(rows, found.boxes_xyxy, found.labels)
+    if moved.isnan().any():
+        raise NonFiniteError(
+            "boxes are moved to NaN: the box regressors or the network are damaged or have diverged; remove "
+            "their runs and run again, with a larger boxes.ridge"
+        )
     return found._replace(boxes_xyxy=clip_boxes(moved, image_size))
 
 

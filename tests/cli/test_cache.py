@@ -13,7 +13,8 @@ from PIL import Image
 
 from sppnet.artifacts import read_json, write_json
 from sppnet.cli.cache import main
-from sppnet.errors import ArtifactError, DataError
+from sppnet.errors import ArtifactError, DataError, ResourceError
+from sppnet.store.entry import Counts, Entry, Images, cache_lock
 
 
 @pytest.fixture
@@ -109,6 +110,34 @@ def test_verify_names_damaged_shards(root, capsys):
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=rf"1 of 2 shards are damaged.*\n{shard}"):
         main(["verify", str(root)])
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_lies_in_a_shards_place_is_damage_and_made_good(root, capsys, tmp_path, kind):
+    shard = min(root.glob("*/*.f32"))
+    whole = shard.read_bytes()
+    shard.rename(tmp_path / "elsewhere")
+    if kind == "folder":
+        shard.mkdir()
+    elif kind == "link":
+        shard.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(shard)
+    with pytest.raises(ArtifactError, match=rf"1 of 2 shards are damaged.*\n{shard}"):
+        main(["verify", str(root)])
+    with cache_lock(root, "test", wait=True) as hold:
+        suffix, counts = shard.suffix, Counts()
+        entry = Entry(shard.parent, dim=1, suffix=suffix, hold=hold, counts=counts)
+        images = Images([], shard.name.partition("-")[0])
+        assert entry.find_claimed(images) is None
+        if kind == "folder":
+            with pytest.raises(ResourceError, match=f"{shard}: a folder where a file belongs"):
+                entry.write(images, whole)
+            shard.rmdir()
+        assert entry.write(images, whole) == shard
+    assert shard.read_bytes() == whole
+    main(["verify", str(root)])
+    assert capsys.readouterr().out == "2 shards, all whole\n"
 
 
 def test_gc_needs_to_be_told_how_much(root, capsys):

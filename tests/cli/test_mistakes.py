@@ -121,6 +121,10 @@ MISTAKES = [
     (["table.title=a(b)"], "goes between quotes: 'table.title="),
     (["++table.axes.backbone=zf5"], "must be axes with a list of values each"),
     (["table.skip=[zf5]"], "must be a list such as"),
+    (
+        ["experiment=table2", "table.skip=[{backbones:[zf5]}]"],
+        "backbones is not an axis of this sweep; did you mean backbone?; there are setting, backbone",
+    ),
     (["table.repeats=nothing"], "table.repeats=nothing: must be seed or split"),
     (["backbone=zf5,overfeat5", "table.curve=x"], "a curve needs columns that are numbers"),
     (["lr=0.1"], "did you mean training.learning_rate"),
@@ -145,6 +149,7 @@ MISTAKES = [
     (["task=null"], "task"),
     (["input_norm=null"], "input_norm"),
     (["data.reader=null"], "data.reader"),
+    ([f"seed={'9' * 5000}"], "4300 digits"),
 ]
 
 
@@ -163,6 +168,38 @@ def test_a_mistake_is_one_line_and_nothing_is_written(sppnet, capfd, tmp_path: P
     assert "Traceback" not in message
     assert len(message.splitlines()) <= 3
     assert list(tmp_path.iterdir()) == []
+
+
+BOMB = "".join(f"a{number + 1}: &a{number + 1} [{','.join([f'*a{number}'] * 10)}]\n" for number in range(8))
+SPOILED = {
+    "bomb": f"a0: &a0 [x]\n{BOMB}",
+    "holds-itself": "a: &a [*a]\n",
+    "digits": f"seed: {'9' * 5000}\n",
+    "base-sixty": f"seed: {':'.join(['59'] * 3000)}\n",
+    "deep": f"a: {'[' * 100_000}\n",
+    "large": "#" * 1_000_001,
+    "latin-1": "a: \udce9\n",
+    "number": "5\n",
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_yaml_that_blows_up_is_one_line(sppnet, capfd, tmp_path: Path, name: str):
+    file = tmp_path / "preset" / f"{name}.yaml"
+    file.parent.mkdir()
+    file.write_text(f"# @package _global_\n{SPOILED[name]}", errors="surrogateescape")
+    assert sppnet("--config-dir", str(tmp_path), "--cfg", "job", f"preset={name}") == 2
+    message = capfd.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
+    assert str(file) in message or "4300 digits" in message
+
+
+def test_an_anchor_in_yaml_is_taken(sppnet, capfd, tmp_path: Path):
+    (tmp_path / "preset").mkdir()
+    text = "# @package _global_\ntraining: {epochs: &four 4, batch_size: *four}\n"
+    (tmp_path / "preset" / "mine.yaml").write_text(text)
+    assert sppnet("--config-dir", str(tmp_path), "--cfg", "job", "preset=mine", "--package", "training") == 0
+    assert "batch_size: 4" in capfd.readouterr().out
 
 
 def test_a_folder_that_is_not_there_is_named_before_anything_starts(sppnet, capfd, tmp_path: Path):

@@ -1,5 +1,6 @@
 """A run's key: what its stage reads, and nothing else; by content, and not by place."""
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,14 @@ def test_a_stage_sees_nothing_that_could_be_missing_from_its_key(stage: str, con
         for key, _ in leaves(given):
             easing = key in EASES or key.partition(".")[0] in ("data_loading", "paths", "logger")
             assert is_read(key, reads) or easing or FACTS in key.split("."), key
+
+
+def test_a_whole_part_is_given_in_whatever_order_it_is_declared(configurations):
+    reads = ("mining.mean_norm", "mining", "detection.layer", "detection")
+    for order in itertools.permutations(reads):
+        given = narrowed(configurations["detection"], order)
+        assert given["mining"] == configurations["detection"]["mining"]
+        assert given["detection"] == configurations["detection"]["detection"]
 
 
 def test_reading_what_was_not_declared_names_the_row_to_change(configurations):
