@@ -8,9 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final, TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
 _FEW = 300  # so many images take about a second
 LINE_EVERY_SECONDS: Final = 30.0  # where no bar is shown
 _MAX_THREADS = 8
@@ -31,6 +28,9 @@ def show_progress(
             there is a terminal, otherwise a line now and then.
     """
     if report is None and total >= _FEW and sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
         yield from track(items, label, total, console=Console(stderr=True), transient=True)
         return
     began = said = time.monotonic()

@@ -218,6 +218,7 @@ def test_what_a_part_is_good_for_does_not_depend_on_what_its_class_is_called(min
         check_of("data=caltech101", folder, "schedule=plateau", "data.val_fraction=0")
 
 
+@pytest.mark.slow
 def test_a_detector_learns_from_boxes_of_a_users_own_class(sppnet, mine: str, tmp_path: Path, tiny_detection):
     own = f"++target={{_target_: {mine}.CocoTarget, name: mine, root: {tmp_path}}}"
     tiny_detection = (*tiny_detection, f"allow_targets=[{mine}.CocoTarget]")

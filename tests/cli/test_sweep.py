@@ -231,6 +231,7 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_network_damaged_behind_a_complete_cell_is_named_and_made_again(
     sppnet, capfd, tmp_path: Path, tiny
 ):

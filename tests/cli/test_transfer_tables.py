@@ -226,7 +226,11 @@ def test_a_killed_extraction_keeps_its_shards_and_ends_in_the_same_metrics(sppne
 
 
 MISTAKES = [
-    (2, ["experiment=table6", "target=voc2007"], "paths.data is missing: give the folder that holds VOC"),
+    (
+        2,
+        ["experiment=table6", "layer=pool", "target=voc2007"],
+        "paths.data is missing: give the folder that holds VOC",
+    ),
     (3, ["experiment=table6", "target=voc2007", "paths.data=nowhere"], "paths.data=nowhere: no such dir"),
     (2, ["experiment=table7", "transfer.svm_c=[]"], "transfer.svm_c=[]: must be a list of positive numbers"),
     (2, ["experiment=table7", "transfer.svm_c=[abc]"], "transfer.svm_c=['abc']: must be a list of positive"),

@@ -24,6 +24,10 @@ EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.y
 # A table for real weights names its preset itself; every other is run in these.
 PRESETS = ["mini", pytest.param("paper", marks=pytest.mark.slow)]
 OWN_PRESET = {"heads", "heads_rates", "table6_squeezenet", "table7_squeezenet", "table9_squeezenet"}
+USUAL = [
+    pytest.param(name, marks=pytest.mark.slow) if name in OWN_PRESET | {"short_side", "test_sizes"} else name
+    for name in EXPERIMENTS
+]
 # What the command line gives: folders, and a file of weights that nobody opens here.
 GIVEN = ("data.root=.", "paths.data=.", "paths.det=.", "paths.cls=.", "paths.weights=x")
 # Given by the code that puts the parts together, not by YAML.
@@ -74,7 +78,7 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", USUAL)
 def test_all_cells_of_a_table_are_valid_and_differ(experiment: str, preset: str):
     planner = Planner(lambda overrides: composed(*overrides), "seed", Contents(Path()))
     found = cells(experiment, preset)

@@ -64,7 +64,12 @@ def test_a_killed_run_ends_with_the_same_weights_and_log(tmp_path: Path, tiny, s
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140)],
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGUSR2, 140),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+    ],
 )
 def test_whatever_asks_to_stop_a_training_has_it_saved_and_says_so(tmp_path: Path, tiny, start, number, code):
     arguments = [*tiny, "backbone=zf5", "training.epochs=50", "trainer.every_steps=1", "paths.runs=runs"]

@@ -24,6 +24,7 @@ def run_of(tmp_path: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_a_head_learns_on_a_trunk_that_stays_and_a_killed_one_ends_with_the_same_weights(
     sppnet, tiny, weights: Path, tmp_path: Path, monkeypatch
 ):

@@ -168,7 +168,8 @@ def test_what_is_beside_the_papers_trains_as_well(sppnet, tiny, mine: Path, choi
     assert sppnet(*tiny, choice, "training.learning_rate=0.001", "training.epochs=1") == 0
 
 
-@pytest.mark.parametrize("kind", ["transfer", pytest.param("finetuning", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["transfer", "finetuning"])
 def test_a_users_callback_and_task_stand_in_for_those_of_svms_and_of_windows(
     sppnet, tiny, mine: Path, kind: str
 ):
