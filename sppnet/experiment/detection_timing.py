@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from sppnet.experiment.detection_inputs import annotated, frozen_network, proposed, windows_of
-from sppnet.experiment.detector_testing import IMAGES
 from sppnet.experiment.making import make
 from sppnet.experiment.take import Outcome, Take
 
@@ -52,7 +51,7 @@ def measure_seconds(take: Take) -> Outcome:
     replicates = {
         f"timing/{stage}_seconds": np.array([getattr(one, stage) for one in drawn]) for stage in _STAGES
     }
-    write_images(take.path, names, replicates)
+    left = write_images(take.path, names, replicates)
     # The fairer ones on a machine shared with others.
     cpu = over_images(statistics.median, [watch.cpu for watch in watches])
     return Outcome(
@@ -78,7 +77,7 @@ def measure_seconds(take: Take) -> Outcome:
             "timing/num_computed": sum(watch.num_computed for watch in watches) / len(chosen),
             "timing/num_threads": torch.get_num_threads(),
         },
-        (IMAGES,),
+        (left,),
     )
 
 

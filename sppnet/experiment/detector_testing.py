@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # import torch
 _DETECTIONS: Final = "detections.safetensors"
 _PART: Final = 100  # images whose detections are kept together while the others are still looked at
 _RESULTS: Final = "results"
-IMAGES: Final = "images.json"
 SHEET: Final = "detections.jpg"
 _SHEET_IMAGES, _SHEET_COLUMNS, _SHEET_SIDE = 20, 4, 400  # as many as Fig. 6 has in a column or two; pixels
 _SHOW_ABOVE: Final = -0.5  # as `sppnet detect` does
@@ -195,9 +194,9 @@ def _judged(
         name = (take.conf.target or {})["name"]
         raise DataError(f"{name}: no object in the test images that counts")
     names = image_names(image.image.path for image in images)
-    write_images(take.path, names, {"test/map": metric.replicates(image_weights(names))})
+    drawn = write_images(take.path, names, {"test/map": metric.replicates(image_weights(names))})
     known = {name: float(value) for name, value in zip(classes, of_class, strict=True)}
-    files = (_DETECTIONS, IMAGES, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
+    files = (_DETECTIONS, drawn, SHEET, *(f"{_RESULTS}/{file.name}" for file in results))
     metrics = {
         "test/map": mean.value,
         **{f"test/ap/{name}": value for name, value in known.items() if not math.isnan(value)},

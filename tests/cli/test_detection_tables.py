@@ -178,6 +178,11 @@ def test_table_10_detects_by_r_cnn_and_measures_seconds(sppnet, detectors: Path,
             # The median of two images' sums is the sum of their medians.
             assert total == pytest.approx(sum(parts))
         assert seconds["timing/num_images"] == 2
+        # A draw of both images, each as often, says what the whole run says: of the same stage.
+        drawn = json.loads((cell(detectors / "table10", f"time-{windows}") / "images.json").read_text())
+        for part in ("conv", "fc", "total"):
+            told = pytest.approx(seconds[f"timing/{part}_seconds"], rel=1e-5)
+            assert any(one == told for one in drawn["replicates"][f"timing/{part}_seconds"])
         assert seconds["timing/end_to_end_seconds"] > seconds["timing/proposal_seconds"] > 0
         assert seconds["timing/num_windows"] <= 60
         if windows == "rcnn":

@@ -8,17 +8,14 @@ signal's after a kill, or 0 where what failed did not matter; and from what is l
 as if nothing had happened.
 """
 
-import argparse
 import random
 import subprocess
-import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from crash.disk import record
-from crash.states import COMMANDS, arguments_of, products
+from crash.states import arguments_of, products, prove_all
 
 CALLS = {"sync": "fsync", "rename": "rename", "unlink": "unlink"}
 FAULTS = ("error=EIO", "error=ENOSPC", "signal=KILL")
@@ -81,19 +78,5 @@ def prove(name: str, sample: int, seed: int, scratch: Path) -> bool:
     return not num_bad
 
 
-def main() -> None:
-    """End with 0 if all went well, else with 1."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("commands", nargs="*", default=list(COMMANDS), help=f"of {', '.join(COMMANDS)}")
-    parser.add_argument("--sample", type=int, default=20, help="faults of each command; 0: every one")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        held = [prove(name, arguments.sample, arguments.seed, Path(scratch)) for name in arguments.commands]
-    sys.exit(0 if all(held) else 1)
-
-
 if __name__ == "__main__":
-    main()
+    prove_all(prove, str(__doc__), sample=20, of="faults of each command; 0: every one")

@@ -22,7 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -236,13 +236,11 @@ def prove(name: str, sample: int, seed: int, scratch: Path) -> bool:
     return not proof.bad and not num_other
 
 
-def main() -> None:
-    """Print `N states, 0 bad` and end with 0, or with 1."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def prove_all(prove: Callable[[str, int, int, Path], bool], about: str, *, sample: int, of: str) -> None:
+    """Prove it of the commands that were typed, or of all; end with 0 if it held of each, else with 1."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commands", nargs="*", default=list(COMMANDS), help=f"of {', '.join(COMMANDS)}")
-    parser.add_argument("--sample", type=int, default=10, help="states from which the command is run again")
+    parser.add_argument("--sample", type=int, default=sample, help=of)
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -251,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    prove_all(prove, str(__doc__), sample=10, of="states from which the command is run again")
